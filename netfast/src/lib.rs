@@ -1,0 +1,1 @@
+//! The agent, the CLI and what they share.
