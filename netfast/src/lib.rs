@@ -1,1 +1,4 @@
-//! The agent, the CLI and what they share.
+//! The agent, the CLI and what they share. ARCHITECTURE.md has the code map.
+
+pub mod api;
+pub mod rules;

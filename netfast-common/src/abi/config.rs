@@ -1,0 +1,124 @@
+//! The one record of live settings, and what is done with frames that cannot be classified.
+
+use super::pod;
+
+/// Element 0 of the map `CONFIG`. Each field is written by the agent with a single 32-bit store and read by the
+/// program at most once a packet, so no field needs another one to be current.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Number of the live rule set, never 0 once rules were published. Its lowest bit is the slot of every
+    /// double-buffered map; the store to this field publishes a change. Cached lines made under another generation
+    /// are decided anew.
+    pub generation: u32,
+    /// Sets of the IPv4 flow cache in use on each CPU, minus one (a power of two minus one).
+    pub cache4_mask: u32,
+    /// Sets of the IPv6 flow cache in use on each CPU, minus one (a power of two minus one).
+    pub cache6_mask: u32,
+    /// Sets of the IPv4 flow cache that a CPU owns in the map (distance between CPUs' parts).
+    pub cache4_stride: u32,
+    /// Sets of the IPv6 flow cache that a CPU owns in the map.
+    pub cache6_stride: u32,
+    /// A cached line's age is counted in units of `jiffies >> stamp_shift` (about a second).
+    pub stamp_shift: u32,
+    /// Age in those units from which a line must be confirmed by the flow table again. At most a quarter of the
+    /// shortest timeout of a confirmed flow, so that a line is void long before its flow can expire.
+    pub line_lifetime: u32,
+    /// First and last source port (host order) that `nat` gives out.
+    pub nat_port_low: u32,
+    /// See [`Config::nat_port_low`].
+    pub nat_port_high: u32,
+    /// Jiffies in a second (CONFIG_HZ), measured by the agent.
+    pub hz: u32,
+    /// Seed of all hashes, random per host, so that nobody can aim at one cache set.
+    pub seed: u32,
+    /// Idle times, in jiffies, after which a flow is dead.
+    pub timeouts: Timeouts,
+    /// [`Policy`] per [`PolicyClass`].
+    pub policies: [u32; PolicyClass::COUNT],
+    /// Frames of the slow path that may be logged each second and CPU (aya-log); 0 is none.
+    pub log_rate: u32,
+    /// Unused; zero.
+    pub reserved: [u32; 2],
+}
+
+/// Idle times in jiffies (host order).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP flow that has seen packets both ways (RFC 4787 REQ-5: at least 2 min, default 5 min).
+    pub udp: u32,
+    /// UDP flow that has seen packets one way only.
+    pub udp_one_way: u32,
+    /// TCP.
+    pub tcp: TcpTimeouts,
+}
+
+/// TCP idle times in jiffies (RFC 5382 REQ-5, RFC 7857 2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpTimeouts {
+    /// Handshake not finished.
+    pub opening: u32,
+    /// Established.
+    pub established: u32,
+    /// A FIN was seen.
+    pub closing: u32,
+    /// A RST was seen.
+    pub reset: u32,
+}
+
+/// What happens to frames of a class that the program does not classify by five-tuple.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// To the kernel, unchanged.
+    Pass = 0,
+    /// Dropped.
+    Drop = 1,
+}
+
+/// Classes of frames with a policy of their own. The agent's configuration key is the label in lower case.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyClass {
+    /// Lengths or fixed fields that contradict each other; truncated headers.
+    Malformed = 0,
+    /// More than two VLAN tags.
+    DeepVlan = 1,
+    /// IPv4 with a source-route option (RFC 7126 4.3, 4.4).
+    SourceRoute = 2,
+    /// IPv6 extension headers beyond the number that is walked, or of an unknown kind.
+    Ipv6Extensions = 3,
+    /// Fragments: all but the first, which have no ports.
+    Fragment = 4,
+    /// A first fragment too short for its transport header (RFC 3128).
+    TinyFragment = 5,
+    /// A source address that can never be one: multicast, loopback, the destination itself.
+    Martian = 6,
+    /// A TCP segment that belongs to no flow and does not open one, to a forwarded port.
+    TcpNoFlow = 7,
+}
+
+impl PolicyClass {
+    /// Number of classes.
+    pub const COUNT: usize = 8;
+    /// Every class with its configuration key, its default and one line of help.
+    pub const TABLE: [(PolicyClass, &'static str, Policy, &'static str); Self::COUNT] = [
+        (Self::Malformed, "malformed", Policy::Drop, "lengths that contradict each other, truncated headers"),
+        (Self::DeepVlan, "deep_vlan", Policy::Drop, "more than two VLAN tags"),
+        (Self::SourceRoute, "source_route", Policy::Drop, "IPv4 source-route options (RFC 7126)"),
+        (Self::Ipv6Extensions, "ipv6_extensions", Policy::Drop, "too many or unknown IPv6 extension headers"),
+        (Self::Fragment, "fragment", Policy::Pass, "fragments without a transport header"),
+        (
+            Self::TinyFragment,
+            "tiny_fragment",
+            Policy::Drop,
+            "first fragments that cut the transport header (RFC 3128)",
+        ),
+        (Self::Martian, "martian", Policy::Drop, "source addresses that can never be one"),
+        (Self::TcpNoFlow, "tcp_no_flow", Policy::Pass, "TCP to a forwarded port that belongs to no flow"),
+    ];
+}
+
+pod!(Config => 112);

@@ -1,0 +1,164 @@
+//! Flows: the key, the authority's entry, and the lines of the flow cache in front of it.
+
+use super::pod;
+
+/// One direction of a conversation as it stands on the wire: key of the flow tables.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowKey {
+    /// Source address.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+    /// Source port.
+    pub source_port: [u8; 2],
+    /// Destination port.
+    pub destination_port: [u8; 2],
+    /// IP protocol number: 6 or 17.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Entry of the flow tables. Both directions have one; the entry of the *original* direction (client to service) is
+/// the authority for state and age, the *reply* entry only leads to it (its translated tuple, reversed, is the
+/// original key).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The tuple that a packet of this direction leaves with.
+    pub translated: FlowKey,
+    /// Jiffies (low 32 bits) of the last packet that reached the table, either direction. Original entry only. It lags
+    /// by up to the lifetime of a cached line.
+    pub last_seen: u32,
+    /// Jiffies (low 32 bits) at creation. Original entry only.
+    pub created: u32,
+    /// Generation under which the filter last allowed the flow. Original entry only.
+    pub generation: u32,
+    /// [`super::Forward::uid`] of the forward that made the flow.
+    pub forward_uid: u32,
+    /// Index of the target.
+    pub target: u16,
+    /// Index of the next hop of this direction.
+    pub next_hop: u16,
+    /// Index of the forward.
+    pub forward: u16,
+    /// [`crate::flow::State`]. Original entry only.
+    pub state: u8,
+    /// 0: original direction, 1: reply direction.
+    pub direction: u8,
+}
+
+/// What a cached line says to do.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineKind {
+    /// No line.
+    Empty = 0,
+    /// Original direction of a TCP or UDP flow.
+    Original = 1,
+    /// Reply direction of a TCP or UDP flow.
+    Reply = 2,
+    /// UDP echo: the source may use the reflector.
+    Echo = 3,
+}
+
+/// A line of the IPv4 flow cache: two of them are one 64-byte cache line.
+///
+/// The last word, made by [`line_tail`], holds what is compared or applied beside the addresses. `address` and the
+/// tail's port are the peer that changes with the flow: the target (original direction) or the client (reply).
+/// Everything else of the rewrite stands in the [`super::Target`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheLine4 {
+    /// Source address, as received.
+    pub source: [u8; 4],
+    /// Destination address, as received.
+    pub destination: [u8; 4],
+    /// Source port, destination port, as received.
+    pub ports: [u8; 4],
+    /// New destination address.
+    pub address: [u8; 4],
+    /// Index of the next hop.
+    pub next_hop: u16,
+    /// Index of the target, or of the echo reflector.
+    pub target: u16,
+    /// Zero.
+    pub pad: u32,
+    /// See [`line_tail`].
+    pub tail: u64,
+}
+
+/// A line of the IPv6 flow cache; see [`CacheLine4`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheLine6 {
+    /// Source address, as received.
+    pub source: [u8; 16],
+    /// Destination address, as received.
+    pub destination: [u8; 16],
+    /// New destination address.
+    pub address: [u8; 16],
+    /// Source port, destination port, as received.
+    pub ports: [u8; 4],
+    /// Index of the next hop.
+    pub next_hop: u16,
+    /// Index of the target, or of the echo reflector.
+    pub target: u16,
+    /// See [`line_tail`].
+    pub tail: u64,
+}
+
+/// A two-way set of the IPv4 flow cache: one cache line of the CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheSet4 {
+    /// The lines.
+    pub ways: [CacheLine4; 2],
+}
+
+/// A two-way set of the IPv6 flow cache: two adjacent cache lines of the CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheSet6 {
+    /// The lines.
+    pub ways: [CacheLine6; 2],
+}
+
+/// Packs a line's last word: `kind_protocol` in bits 0-7 (kind in the low 3, bit 3 set for UDP), the generation's low
+/// 16 bits in 8-23, the port (bytes as on the wire, read as a native `u16`) in 24-39, the stamp's low 24 bits in 40-63.
+#[inline(always)]
+pub const fn line_tail(kind: LineKind, udp: bool, generation: u32, port: u16, stamp: u32) -> u64 {
+    (kind as u64)
+        | ((udp as u64) << 3)
+        | (((generation & 0xffff) as u64) << 8)
+        | ((port as u64) << 24)
+        | (((stamp & 0xff_ffff) as u64) << 40)
+}
+
+/// The low byte of a tail: kind and protocol.
+#[inline(always)]
+pub const fn tail_kind(tail: u64) -> u8 {
+    tail as u8
+}
+
+/// The generation's low 16 bits of a tail.
+#[inline(always)]
+pub const fn tail_generation(tail: u64) -> u16 {
+    (tail >> 8) as u16
+}
+
+/// The port of a tail (bytes as on the wire, read as a native `u16`): the new source port of the original direction,
+/// the new destination port of the reply direction.
+#[inline(always)]
+pub const fn tail_port(tail: u64) -> u16 {
+    (tail >> 24) as u16
+}
+
+/// The stamp's low 24 bits of a tail.
+#[inline(always)]
+pub const fn tail_stamp(tail: u64) -> u32 {
+    (tail >> 40) as u32
+}
+
+pod!(FlowKey => 40, Flow => 64, CacheLine4 => 32, CacheLine6 => 64, CacheSet4 => 64, CacheSet6 => 128);

@@ -1,0 +1,83 @@
+//! Interfaces and next hops.
+
+use super::pod;
+
+/// Element `ifindex & (IFINDEX_SLOTS - 1)` of the map `INTERFACES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// The interface's index, to tell it from another one in the same slot; 0: empty.
+    pub ifindex: u32,
+    /// Row of the interface in the counters (below [`super::MAX_INTERFACES`]).
+    pub row: u16,
+    /// The interface's own MAC address: only frames to it are forwarded or answered.
+    pub mac: [u8; 6],
+    /// Unused; zero.
+    pub flags: u32,
+}
+
+/// [`NextHop::flags`]: the MAC address is known and current.
+pub const HOP_VALID: u32 = 1;
+
+/// A next hop: element of the map `NEXT_HOPS`. The MAC words are stored by one 64-bit store each, `flags` by one
+/// 32-bit store; before a change of `ifindex` the entry is made invalid.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextHop {
+    /// Destination MAC address.
+    pub destination: [u8; 6],
+    /// VLAN identifier to send with (host order), 0: untagged.
+    pub vlan: u16,
+    /// Source MAC address.
+    pub source: [u8; 6],
+    /// MTU of the way out in bytes, without the link header.
+    pub mtu: u16,
+    /// Interface to send from (the physical one where a VLAN stands on it); key of the map `DEVICES`.
+    pub ifindex: u32,
+    /// [`HOP_VALID`].
+    pub flags: u32,
+}
+
+/// How a [`HopKey`] names its next hop.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HopKeyKind {
+    /// By IP address: the agent resolves it and keeps it resolved.
+    Address = 0,
+    /// By the MAC address (first six bytes) and VLAN (next two, network order) that its packets came with.
+    Mac = 1,
+}
+
+/// Key of the map `HOP_INDEX`: from what a next hop is to its index in `NEXT_HOPS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HopKey {
+    /// Interface by which it is reached, as the routing table names it (a VLAN interface keeps its own index here).
+    pub ifindex: u32,
+    /// [`HopKeyKind`].
+    pub kind: u32,
+    /// The address.
+    pub address: [u8; 16],
+}
+
+/// Key of the map `VLANS`: from a tag on an interface to the kernel's VLAN interface.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct VlanKey {
+    /// Interface below.
+    pub ifindex: u32,
+    /// VLAN identifier.
+    pub vlan: u32,
+}
+
+/// Value of the map `VLAN_LINKS`, whose key is the index of a VLAN interface.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VlanLink {
+    /// Interface below.
+    pub ifindex: u32,
+    /// VLAN identifier.
+    pub vlan: u32,
+}
+
+pod!(Interface => 16, NextHop => 24, HopKey => 24, VlanKey => 8, VlanLink => 8);

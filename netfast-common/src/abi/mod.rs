@@ -1,0 +1,64 @@
+//! Every type and constant that the eBPF program and the agent share through maps.
+//!
+//! Rules of this folder: `repr(C)`, every pad byte named, no `usize`, no `bool`, sizes asserted beside the type. IP
+//! addresses stand as 16 bytes in network order, IPv4 ones mapped (`::ffff:a.b.c.d`, RFC 4291 2.5.5.2); ports and
+//! protocol fields that come from the wire are network byte order in `[u8; 2]`. Plain integers are in host order.
+//! A change here changes [`ABI_VERSION`] (checked by `cargo xtask lint`): the agent pins its maps under a directory
+//! that carries the version, and so never reads a map of another layout.
+
+mod config;
+mod counters;
+mod flow;
+mod hop;
+mod rules;
+
+pub use config::{Config, Policy, PolicyClass, TcpTimeouts, Timeouts};
+pub use counters::{Event, EventKind, Traffic};
+pub use flow::{
+    CacheLine4, CacheLine6, CacheSet4, CacheSet6, Flow, FlowKey, LineKind, line_tail, tail_generation,
+    tail_kind, tail_port, tail_stamp,
+};
+pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, NextHop, VlanKey, VlanLink};
+pub use rules::{
+    AllowEntry, Echo, FILTER_ALLOW, FILTER_DROP, FilterRule, Forward, MAGLEV_PER_CELL, MaglevCell, Mode,
+    RuleSet, Service, ServiceKind, Target,
+};
+
+/// Version of the layout of everything in this folder; also part of the pin directory's name.
+pub const ABI_VERSION: u32 = 1;
+
+/// Interfaces that can be attached at once; also the number of rows in the interface counters.
+pub const MAX_INTERFACES: u32 = 64;
+/// Slots of the direct-mapped table from ifindex to [`Interface`] (index: `ifindex & (IFINDEX_SLOTS - 1)`).
+pub const IFINDEX_SLOTS: u32 = 65_536;
+/// Forwards in one rule set.
+pub const MAX_FORWARDS: u32 = 4_096;
+/// Targets over all forwards; a target's index is 16 bits wide in a cache line.
+pub const MAX_TARGETS: u32 = 65_536;
+/// Echo reflectors in one rule set.
+pub const MAX_ECHOES: u32 = 1_024;
+/// Allow-list prefixes over all echo reflectors of a rule set.
+pub const MAX_ALLOW: u32 = 8_192;
+/// Services (address, protocol, port range) in one rule set.
+pub const MAX_SERVICES: u32 = 8_192;
+/// Filter rules in one rule set; more are refused with the limit in words.
+pub const MAX_FILTER_RULES: u32 = 512;
+/// Cells of [`MAGLEV_PER_CELL`] look-up entries over all forwards of a rule set.
+pub const MAX_MAGLEV_CELLS: u32 = 32_768;
+/// Next hops; a next hop's index is 16 bits wide in a cache line. Index 0 is never used (it means "none").
+pub const MAX_NEXT_HOPS: u32 = 65_536;
+/// Next hops from this index on are given out by the program through the queue `HOP_FREE`; below it by the agent.
+pub const FIRST_LEARNED_HOP: u32 = 32_768;
+/// Buckets of the echo rate limiter.
+pub const ECHO_BUCKETS: u32 = 16_384;
+
+/// Marks a `repr(C)` type without implicit padding, valid for any bit pattern, as aya's `Pod`.
+macro_rules! pod {
+    ($($t:ty => $size:expr),+ $(,)?) => {$(
+        const _: () = assert!(core::mem::size_of::<$t>() == $size, concat!("size of ", stringify!($t)));
+        // SAFETY: repr(C), every pad byte is a named field, and any bit pattern is a value of the type.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $t {}
+    )+};
+}
+pub(crate) use pod;

@@ -1,0 +1,180 @@
+//! The rule set's map images. Double-buffered maps hold two of them: slot `generation & 1` is live, the other one is
+//! written by the agent and published by one store to [`super::Config::generation`].
+
+use super::pod;
+
+/// Element `slot` of the map `RULE_SETS`: how much of the slot's part of each map is in use.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleSet {
+    /// Entries of `SERVICES` in use, from `slot * MAX_SERVICES` on.
+    pub services: u32,
+    /// Entries of `FILTER` in use, from `slot * MAX_FILTER_RULES` on.
+    pub filters: u32,
+}
+
+/// What listens at a service's ports.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// A forward to targets.
+    Forward = 1,
+    /// A UDP echo reflector (RFC 862).
+    Echo = 2,
+}
+
+/// A service: address, protocol and a range of ports. The slot's part of `SERVICES` is sorted by (address, protocol,
+/// first port), ranges of one address and protocol do not overlap: the program finds one by binary search.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// The address.
+    pub address: [u8; 16],
+    /// First port, host order.
+    pub port_low: u16,
+    /// Last port, host order.
+    pub port_high: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`ServiceKind`].
+    pub kind: u8,
+    /// Index of the forward or echo reflector.
+    pub index: u16,
+}
+
+/// How a forward sends packets to its targets.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Both addresses rewritten: the target answers to this host.
+    Nat = 0,
+    /// Only the destination rewritten: the target routes its answers through this host.
+    Dnat = 1,
+}
+
+/// A forward: element `slot * MAX_FORWARDS + index` of the map `FORWARDS`. The index stays with the forward for life.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forward {
+    /// Unique over the life of the pin directory, never 0: a flow of another uid at the same index is dead.
+    pub uid: u32,
+    /// First entry of the forward's look-up table, counted from the start of the slot's part of `MAGLEV`, in entries
+    /// (a multiple of [`MAGLEV_PER_CELL`]).
+    pub maglev_offset: u32,
+    /// Entries of the look-up table (a prime number); 0: the forward has no target.
+    pub maglev_size: u32,
+    /// [`Mode`].
+    pub mode: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// A target: element `index` of the map `TARGETS`, not double-buffered. Everything but `next_hop` is constant while a
+/// flow may refer to the index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Address of the target.
+    pub address: [u8; 16],
+    /// Source address that `nat` puts in (an address of this host on the way to the target).
+    pub source: [u8; 16],
+    /// Address of the service, put in as the source of replies.
+    pub service: [u8; 16],
+    /// What is added (mod 2^16, host order) to the service's port to get the target's.
+    pub port_delta: u16,
+    /// Index of the forward.
+    pub forward: u16,
+    /// Index of the next hop; 0 while there is no route. A single 16-bit store of the agent.
+    pub next_hop: u16,
+    /// [`Mode`].
+    pub mode: u8,
+    /// 1 while the element is in use.
+    pub in_use: u8,
+    /// Identifies the target over the life of the pin directory.
+    pub uid: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Look-up entries in a [`MaglevCell`].
+pub const MAGLEV_PER_CELL: u32 = 32;
+
+/// A part of a forward's look-up table: indexes of targets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaglevCell {
+    /// Indexes of targets.
+    pub targets: [u16; MAGLEV_PER_CELL as usize],
+}
+
+/// An echo reflector: element `slot * MAX_ECHOES + index` of the map `ECHOES`. The index stays with it for life.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Echo {
+    /// Unique over the life of the pin directory, never 0.
+    pub uid: u32,
+    /// First entry of its allow-list, counted from the start of the slot's part of `ECHO_ALLOW`.
+    pub allow_offset: u32,
+    /// Entries of the allow-list; none allows nobody.
+    pub allow_count: u32,
+    /// Packets a second that one source address may have reflected.
+    pub rate: u32,
+    /// Packets that may come at once (bucket depth).
+    pub burst: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// A prefix of an echo reflector's allow-list.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AllowEntry {
+    /// First address of the prefix.
+    pub address: [u8; 16],
+    /// Length of the prefix in the 128-bit form (an IPv4 /24 is 120).
+    pub length: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// [`FilterRule::action`]: go on, the packet is allowed.
+pub const FILTER_ALLOW: u8 = 0;
+/// [`FilterRule::action`]: drop.
+pub const FILTER_DROP: u8 = 1;
+
+/// A filter rule; the first that matches decides. A packet that matches none is allowed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FilterRule {
+    /// Source prefix's first address.
+    pub source: [u8; 16],
+    /// Destination prefix's first address.
+    pub destination: [u8; 16],
+    /// Source ports, host order, both ends included (0..=65535: any, and then matches packets without ports too).
+    pub source_ports: [u16; 2],
+    /// Destination ports, as above.
+    pub destination_ports: [u16; 2],
+    /// Interface index, 0: any.
+    pub ifindex: u32,
+    /// Index of the rule's counter, which stays with the rule for life.
+    pub counter: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 1: any protocol.
+    pub any_protocol: u8,
+    /// Length of the source prefix in the 128-bit form (an IPv4 /24 is 120; any is 0).
+    pub source_length: u8,
+    /// Length of the destination prefix, likewise.
+    pub destination_length: u8,
+    /// [`FILTER_ALLOW`] or [`FILTER_DROP`].
+    pub action: u8,
+    /// IP version the rule is for: 4, 6 or 0 for both.
+    pub version: u8,
+    /// Zero.
+    pub pad: u32,
+}
+
+pod!(
+    RuleSet => 8, Service => 24, Forward => 16, Target => 64, MaglevCell => 64, Echo => 24, AllowEntry => 24,
+    FilterRule => 56,
+);

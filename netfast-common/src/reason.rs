@@ -1,0 +1,120 @@
+//! Why a frame went where it went: one list for the metric labels, the logs, the replay tool and the tests.
+
+/// What becomes of a frame.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verdict {
+    /// To the kernel, unchanged.
+    Pass = 0,
+    /// Dropped.
+    Drop = 1,
+    /// Sent back out of the interface it came in by (XDP_TX).
+    Transmit = 2,
+    /// Sent out of another interface.
+    Redirect = 3,
+}
+
+impl Verdict {
+    /// Number of verdicts.
+    pub const COUNT: u32 = 4;
+    /// All of them.
+    pub const ALL: [Verdict; 4] = [Self::Pass, Self::Drop, Self::Transmit, Self::Redirect];
+
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+            Self::Transmit => "tx",
+            Self::Redirect => "redirect",
+        }
+    }
+}
+
+/// Declares [`Reason`] with its labels and help from one table.
+macro_rules! reasons {
+    ($($(#[$attribute:meta])* $name:ident = $number:literal, $label:literal, $help:literal;)+) => {
+        /// Why a frame went where it went. Every way through the program ends in exactly one.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $(#[doc = $help] $(#[$attribute])* $name = $number,)+
+        }
+
+        impl Reason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &'static [Reason] = &[$(Self::$name,)+];
+
+            /// The metric label; stable.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+
+            /// One line for a person.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$name => $help,)+ }
+            }
+        }
+    };
+}
+
+impl Reason {
+    /// Rows that the counters reserve for reasons.
+    pub const SLOTS: u32 = 64;
+}
+
+reasons! {
+    // Forwarded or answered.
+    Forwarded = 0, "forwarded", "client's packet sent to its target";
+    Reply = 1, "reply", "target's packet sent back to its client";
+    Echoed = 2, "echoed", "UDP echo answered";
+    // To the kernel because it is not netfast's.
+    NotIp = 3, "not_ip", "neither IPv4 nor IPv6 (ARP, LLDP, ...)";
+    NotOurMac = 4, "not_our_mac", "addressed to another station, to a group or to all";
+    NoService = 5, "no_service", "no service of netfast at its address and port";
+    NotTcpUdp = 6, "not_tcp_udp", "ICMP or another protocol that is left to the kernel";
+    TtlExpired = 7, "ttl_expired", "TTL or hop limit is used up; the kernel answers";
+    Unattached = 8, "unattached", "came in by an interface that the agent does not know yet";
+    // By policy.
+    Malformed = 9, "malformed", "truncated, or lengths that contradict each other";
+    DeepVlan = 10, "deep_vlan", "more than two VLAN tags";
+    SourceRoute = 11, "source_route", "IPv4 source-route option";
+    Ipv6Extensions = 12, "ipv6_extensions", "too many IPv6 extension headers, or an unknown one";
+    Fragment = 13, "fragment", "fragment without a transport header";
+    TinyFragment = 14, "tiny_fragment", "first fragment that cuts its transport header";
+    Martian = 15, "martian", "source address that can never be one";
+    TcpNoFlow = 16, "tcp_no_flow", "TCP to a forwarded port that belongs to no flow and opens none";
+    // Dropped by the operator's rules.
+    FilterDrop = 17, "filter_drop", "dropped by a filter rule";
+    // Dropped because it cannot go on.
+    NoTarget = 18, "no_target", "the forward has no target";
+    HopUnresolved = 19, "hop_unresolved", "the next hop's MAC address is not known (yet); it is being asked for";
+    NoRoute = 20, "no_route", "no route to the target";
+    MtuExceeded = 21, "mtu_exceeded", "larger than the MTU of the way out";
+    PortsExhausted = 22, "ports_exhausted", "no free source port towards the target";
+    FlowTableFull = 23, "flow_table_full", "the flow table is full; established flows go on";
+    FlowConflict = 24, "flow_conflict", "another flow to this target uses the same addresses and ports";
+    ForwardRemoved = 25, "forward_removed", "its forward was removed; the flow has ended";
+    UdpZeroChecksum = 26, "udp_zero_checksum", "UDP over IPv6 without a checksum (RFC 8200 8.1)";
+    FragmentedService = 27, "fragmented_service", "first fragment to a service: handed to the kernel";
+    RedirectFailed = 28, "redirect_failed", "the way out is not an interface that netfast can send by";
+    Internal = 29, "internal", "a map that must be there is not: a bug, please report";
+    // Echo guards (RFC 862, CVE-2024-2169).
+    EchoNotAllowed = 30, "echo_not_allowed", "source is not on the echo reflector's allow-list";
+    EchoLoop = 31, "echo_loop", "source port could answer an answer: it might start a loop";
+    EchoRate = 32, "echo_rate", "source is over the echo reflector's rate";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_in_order_and_named_once() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(index as u32, *reason as u32);
+            assert_eq!(1, Reason::ALL.iter().filter(|other| other.label() == reason.label()).count());
+        }
+        assert!((Reason::ALL.len() as u32) < Reason::SLOTS);
+    }
+}

@@ -1,0 +1,3 @@
+//! The agent's API: HTTP + JSON over a Unix socket. [`types`] is shared by the server, the CLI and the files.
+
+pub mod types;

@@ -1,0 +1,39 @@
+//! What the compiler makes and the datapath publishes.
+
+use netfast_common::abi;
+
+/// The map images of one rule set. Indexes are those of the maps' slot-relative parts.
+#[derive(Clone, Debug, Default)]
+pub struct Images {
+    /// Sorted by (address, protocol, first port).
+    pub services: Vec<abi::Service>,
+    /// Forwards by index.
+    pub forwards: Vec<(u16, abi::Forward)>,
+    /// Targets by index; those in the map that are not here keep what they have (flows may still refer to them).
+    pub targets: Vec<(u16, abi::Target)>,
+    /// Echo reflectors by index.
+    pub echoes: Vec<(u16, abi::Echo)>,
+    /// Allow-lists of all echo reflectors.
+    pub echo_allow: Vec<abi::AllowEntry>,
+    /// Filter rules in order.
+    pub filters: Vec<abi::FilterRule>,
+    /// Look-up tables of all forwards.
+    pub maglev: Vec<abi::MaglevCell>,
+}
+
+/// How the host reaches a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetRoute {
+    /// The host's own address that the routing table would use as source.
+    pub source: std::net::IpAddr,
+    /// Index of the next hop in the next-hop table.
+    pub next_hop: u16,
+}
+
+/// What the compiler asks about the host.
+pub trait HostView {
+    /// Index of an interface, if it exists.
+    fn ifindex(&self, name: &str) -> Option<u32>;
+    /// How a target is reached; `None` while there is no route.
+    fn route(&self, target: std::net::IpAddr) -> Option<TargetRoute>;
+}

@@ -1,0 +1,3 @@
+//! From intent to map images: pure code, no aya, no files, no clock.
+
+pub mod images;
