@@ -795,6 +795,37 @@ pub struct FlowList {
     pub flows: Vec<FlowRecord>,
 }
 
+/// Answer of `GET /v1/version`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionReply {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Version of the agent.
+    pub version: String,
+    /// ABI version of program and maps.
+    pub abi_version: u32,
+}
+
+/// Body of `POST /v1/stop`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopRequest {
+    /// Also detach from every interface and remove programs and maps: all flows end.
+    #[serde(default)]
+    pub detach: bool,
+}
+
+/// Answer of `POST /v1/stop`; the agent sends it before it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopReply {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Process id of the agent that ends.
+    pub pid: u32,
+    /// As asked.
+    pub detach: bool,
+}
+
 words! {
     /// Kind of an error; decides the HTTP status and the CLI's exit code.
     ErrorCode {
