@@ -1,6 +1,5 @@
 //! IP addresses as the ABI holds them: 16 bytes, IPv4 mapped.
 
-
 /// The 16-byte form of an IPv4 address.
 #[inline(always)]
 pub const fn from_v4(a: [u8; 4]) -> [u8; 16] {

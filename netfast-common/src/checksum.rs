@@ -1,1 +1,122 @@
-//! (under construction)
+//! The Internet checksum, updated incrementally (RFC 1624 equation 3): `HC' = ~(~HC + ~m + m')`.
+//!
+//! A [`Delta`] collects the change of all rewritten 16-bit words and is applied once per checksum field. Words are
+//! read in native byte order: the ones' complement sum does not care as long as one order is kept (RFC 1071 1.2).
+
+/// What rewritten fields add to a ones' complement sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delta(u64);
+
+impl Delta {
+    /// Nothing changes.
+    pub const NONE: Delta = Delta(0);
+
+    /// A 16-bit word changes from `old` to `new` (bytes as on the wire).
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self, old: [u8; 2], new: [u8; 2]) -> Delta {
+        Delta(self.0 + (!u16::from_ne_bytes(old)) as u64 + u16::from_ne_bytes(new) as u64)
+    }
+
+    /// A 32-bit field at an even offset changes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn field4(self, old: [u8; 4], new: [u8; 4]) -> Delta {
+        Delta(self.0 + (!u32::from_ne_bytes(old)) as u64 + u32::from_ne_bytes(new) as u64)
+    }
+
+    /// A 128-bit field at an even offset changes.
+    #[inline(always)]
+    #[must_use]
+    pub fn field16(self, old: &[u8; 16], new: &[u8; 16]) -> Delta {
+        let mut delta = self;
+        let mut i = 0;
+        while i < 16 {
+            delta = delta.field4(
+                [old[i], old[i + 1], old[i + 2], old[i + 3]],
+                [new[i], new[i + 1], new[i + 2], new[i + 3]],
+            );
+            i += 4;
+        }
+        delta
+    }
+
+    /// The checksum field after the change.
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
+        let sum = self.0 + (!u16::from_ne_bytes(checksum)) as u64;
+        (!fold(sum)).to_ne_bytes()
+    }
+
+    /// The UDP checksum field after the change: over IPv4 none (0) stays none (RFC 768), and a computed 0 is sent as
+    /// FFFF (RFC 768, RFC 8200 8.1).
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_udp(self, checksum: [u8; 2]) -> [u8; 2] {
+        if u16::from_ne_bytes(checksum) == 0 {
+            return checksum;
+        }
+        let new = self.apply(checksum);
+        if u16::from_ne_bytes(new) == 0 { [0xff, 0xff] } else { new }
+    }
+}
+
+/// Folds a sum of 16-, 32-bit words (fewer than 2^16 of them) into 16 bits with end-around carry.
+#[inline(always)]
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// The checksum over whole bytes, for the host's side (tests, tools).
+#[cfg(any(test, feature = "user"))]
+pub fn full(parts: &[&[u8]]) -> [u8; 2] {
+    let mut sum = 0u64;
+    for part in parts {
+        for pair in part.chunks(2) {
+            sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        }
+    }
+    (!fold(sum)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 1624 section 4's example: equation 3 gives 0000 where equation 2 would give FFFF.
+    #[test]
+    fn vector_of_rfc_1624() {
+        let delta = Delta::NONE.word([0x55, 0x55], [0x32, 0x85]);
+        assert_eq!(delta.apply([0xdd, 0x2f]), [0x00, 0x00]);
+    }
+
+    #[test]
+    fn udp_zero_is_no_checksum_and_never_comes_out() {
+        let delta = Delta::NONE.word([0x55, 0x55], [0x32, 0x85]);
+        assert_eq!(delta.apply_udp([0, 0]), [0, 0]);
+        assert_eq!(delta.apply_udp([0xdd, 0x2f]), [0xff, 0xff]);
+    }
+
+    proptest! {
+        #[test]
+        fn incremental_equals_full(mut bytes in prop::collection::vec(any::<u8>(), 40), new in any::<[u8; 16]>(), port in any::<[u8; 2]>()) {
+            let before = full(&[&bytes]);
+            let mut old = [0; 16];
+            old.copy_from_slice(&bytes[8..24]);
+            let delta = Delta::NONE.field16(&old, &new).word([bytes[30], bytes[31]], port);
+            bytes[8..24].copy_from_slice(&new);
+            bytes[30..32].copy_from_slice(&port);
+            let after = full(&[&bytes]);
+            // 0000 and FFFF are the same sum; only an all-zero packet could tell them apart.
+            let same = delta.apply(before) == after || (after == [0xff, 0xff] && delta.apply(before) == [0, 0]);
+            prop_assert!(same, "{:?} {:?}", delta.apply(before), after);
+        }
+    }
+}

@@ -49,6 +49,8 @@ pub const MAX_MAGLEV_CELLS: u32 = 32_768;
 pub const MAX_NEXT_HOPS: u32 = 65_536;
 /// Next hops from this index on are given out by the program through the queue `HOP_FREE`; below it by the agent.
 pub const FIRST_LEARNED_HOP: u32 = 32_768;
+/// 64-bit words of the bitmap of echo ports in one rule set.
+pub const ECHO_PORT_WORDS: u32 = 1_024;
 /// Buckets of the echo rate limiter.
 pub const ECHO_BUCKETS: u32 = 16_384;
 

@@ -1,0 +1,167 @@
+//! Wire formats: from a frame to a [`Packet`], the description of what stands where.
+//!
+//! Parsing is strict about lengths: nothing is read that the header before it does not vouch for, and every frame
+//! that cannot be read ends in a [`Reason`].
+
+mod ethernet;
+mod ipv4;
+mod ipv6;
+mod transport;
+
+use crate::{Reason, abi::FlowKey};
+
+/// Most VLAN tags that are read.
+pub const MAX_TAGS: u8 = 2;
+/// Most IPv6 extension headers that are walked.
+pub const MAX_EXTENSIONS: usize = 8;
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// TCP flag FIN.
+pub const FIN: u8 = 0x01;
+/// TCP flag SYN.
+pub const SYN: u8 = 0x02;
+/// TCP flag RST.
+pub const RST: u8 = 0x04;
+/// TCP flag ACK.
+pub const ACK: u8 = 0x10;
+
+/// A frame that is read from its beginning; each step checks the length once.
+pub trait Cursor {
+    /// The next `N` bytes, or `None` beyond the end.
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]>;
+    /// Passes over `count` bytes (at most 2047).
+    fn skip(&mut self, count: usize) -> Option<()>;
+    /// Bytes from here to the end.
+    fn remaining(&self) -> usize;
+}
+
+/// Whether and how a datagram is fragmented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Fragment {
+    /// It is whole.
+    #[default]
+    No,
+    /// First fragment: has the transport header.
+    First,
+    /// A later one: has none.
+    Later,
+}
+
+/// What stands in a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packet {
+    /// Destination MAC address.
+    pub destination_mac: [u8; 6],
+    /// Source MAC address.
+    pub source_mac: [u8; 6],
+    /// Number of VLAN tags.
+    pub tags: u8,
+    /// VLAN identifier of the innermost tag, 0: none.
+    pub vlan: u16,
+    /// Offset of the IP header.
+    pub l3: u16,
+    /// Offset of the transport header (or what follows the IP headers).
+    pub l4: u16,
+    /// 4 or 6.
+    pub version: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TCP flags, 0 for anything else.
+    pub flags: u8,
+    /// Fragmentation.
+    pub fragment: Fragment,
+    /// UDP checksum field is zero.
+    pub no_udp_checksum: bool,
+    /// Addresses and protocol; ports too if [`Packet::has_ports`].
+    pub key: FlowKey,
+}
+
+impl Packet {
+    /// Whether the key's ports were read: TCP or UDP, not a later fragment.
+    #[inline(always)]
+    pub const fn has_ports(&self) -> bool {
+        matches!(self.key.protocol, TCP | UDP) && !matches!(self.fragment, Fragment::Later)
+    }
+
+    /// Source port in host order.
+    #[inline(always)]
+    pub const fn source_port(&self) -> u16 {
+        u16::from_be_bytes(self.key.source_port)
+    }
+
+    /// Destination port in host order.
+    #[inline(always)]
+    pub const fn destination_port(&self) -> u16 {
+        u16::from_be_bytes(self.key.destination_port)
+    }
+
+    /// Whether the source address can never be one of a packet from the link: multicast, loopback, 240.0.0.0/4
+    /// (RFC 1122 3.2.1.3, RFC 4291 2.5.3, 2.7), IPv4-mapped in IPv6 (RFC 4942 2.2), or the destination itself ("land"). The
+    /// unspecified address is not among them: DHCP and duplicate address detection use it.
+    #[inline(always)]
+    pub fn is_martian(&self) -> bool {
+        let source = &self.key.source;
+        if *source == self.key.destination {
+            return true;
+        }
+        if self.version == 4 {
+            source[12] == 127 || source[12] >= 224
+        } else {
+            let (high, low) = crate::addr::words(source);
+            source[0] == 0xff || (high == 0 && (low == 1 || low >> 32 == 0xffff))
+        }
+    }
+
+    /// Whether the source is the unspecified address or in 0.0.0.0/8: nothing that can be answered.
+    #[inline(always)]
+    pub fn is_unspecified(&self) -> bool {
+        let (high, low) = crate::addr::words(&self.key.source);
+        if self.version == 4 { self.key.source[12] == 0 } else { high == 0 && low == 0 }
+    }
+}
+
+/// Reads a frame into `packet`. `Err` names why there is no five-tuple; the fields read so far are valid.
+#[inline(always)]
+pub fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<(), Reason> {
+    match ethernet::parse(cursor, packet)? {
+        ethernet::Kind::Ipv4 => ipv4::parse(cursor, packet)?,
+        ethernet::Kind::Ipv6 => ipv6::parse(cursor, packet)?,
+    }
+    Ok(())
+}
+
+/// A cursor over bytes, for the host.
+#[cfg(any(test, feature = "user"))]
+pub struct SliceCursor<'a>(pub &'a [u8]);
+
+#[cfg(any(test, feature = "user"))]
+impl Cursor for SliceCursor<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn skip(&mut self, count: usize) -> Option<()> {
+        self.0 = self.0.get(count..)?;
+        Some(())
+    }
+
+    fn remaining(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Reads a frame on the host.
+#[cfg(any(test, feature = "user"))]
+pub fn parse_slice(frame: &[u8]) -> Result<Packet, Reason> {
+    let mut packet = Packet::default();
+    parse(&mut SliceCursor(frame), &mut packet).map(|()| packet)
+}
+
+#[cfg(test)]
+mod tests;
