@@ -1,5 +1,5 @@
 //! The test bed itself.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../src/netns.rs"]
 mod netns;
