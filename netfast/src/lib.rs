@@ -1,4 +1,5 @@
 //! The agent, the CLI and what they share. ARCHITECTURE.md has the code map.
 
 pub mod api;
+pub mod metrics;
 pub mod rules;

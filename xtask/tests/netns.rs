@@ -1,5 +1,4 @@
 //! The test bed itself.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../src/netns.rs"]
 mod netns;

@@ -665,6 +665,20 @@ pub struct Stats {
     pub filters: Vec<NamedCount>,
     /// Flow tables.
     pub flows: FlowSummary,
+    /// Fill of the maps that can run full.
+    #[serde(default)]
+    pub maps: Vec<MapFill>,
+}
+
+/// Fill of a map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapFill {
+    /// Name of the map.
+    pub map: String,
+    /// Entries in use (a flow has two).
+    pub entries: u64,
+    /// Entries that fit.
+    pub max_entries: u64,
 }
 
 /// A row of [`Stats::interfaces`].
