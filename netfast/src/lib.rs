@@ -2,4 +2,5 @@
 
 pub mod api;
 pub mod metrics;
+pub mod netlink;
 pub mod rules;
