@@ -1,6 +1,8 @@
 //! The agent, the CLI and what they share. ARCHITECTURE.md has the code map.
 
 pub mod api;
+pub mod config;
 pub mod metrics;
 pub mod netlink;
 pub mod rules;
+pub mod store;

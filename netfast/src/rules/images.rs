@@ -3,7 +3,7 @@
 use netfast_common::abi;
 
 /// The map images of one rule set. Indexes are those of the maps' slot-relative parts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Images {
     /// Sorted by (address, protocol, first port).
     pub services: Vec<abi::Service>,
@@ -19,6 +19,8 @@ pub struct Images {
     pub filters: Vec<abi::FilterRule>,
     /// Look-up tables of all forwards.
     pub maglev: Vec<abi::MaglevCell>,
+    /// What does not work at present (targets without a route, filter rules of interfaces that are gone), a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// How the host reaches a target.

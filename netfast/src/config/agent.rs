@@ -1,0 +1,411 @@
+//! `agent.toml`: what belongs to the host. Every key has a default; an empty file is a valid one.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use netfast_common::abi::{MAX_INTERFACES, Policy, PolicyClass};
+use serde::{Deserialize, Deserializer, de};
+
+use crate::{
+    api::types::{AttachMode, ParseError, PortRange},
+    rules::validate,
+};
+
+use super::{Report, Step, duration};
+
+/// Where `agent.toml` is looked for.
+pub const DEFAULT_PATH: &str = "/etc/netfast/agent.toml";
+/// Default of [`Agent::state_dir`].
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/netfast";
+/// Default of [`Agent::run_dir`].
+pub const DEFAULT_RUN_DIR: &str = "/run/netfast";
+/// Name of the API's socket in [`Agent::run_dir`].
+pub const SOCKET_NAME: &str = "netfast.sock";
+
+/// The agent's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentConfig {
+    /// The agent's own places.
+    pub agent: Agent,
+    /// Interfaces to attach to; more can be attached by `netfast attach`.
+    #[serde(rename = "interface")]
+    pub interfaces: Vec<Interface>,
+    /// The metrics' listener.
+    pub metrics: Metrics,
+    /// Sizes of the tables.
+    pub tables: Tables,
+    /// Address translation.
+    pub nat: Nat,
+    /// Idle times of flows.
+    pub timeouts: Timeouts,
+    /// What happens to frames that the program does not classify.
+    pub policy: PolicyTable,
+    /// The log.
+    pub log: Log,
+    /// Where the rules come from, if not from the agent's store: then this file is the truth, and verbs that would change
+    /// the rules are refused.
+    pub rules_file: Option<PathBuf>,
+}
+
+/// `[agent]`: places and permissions.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Agent {
+    /// Directory of the store.
+    pub state_dir: PathBuf,
+    /// Directory of the lock and the socket.
+    pub run_dir: PathBuf,
+    /// The API's socket; default: `netfast.sock` in `run_dir`.
+    pub socket: Option<PathBuf>,
+    /// Group that may use the socket.
+    pub socket_group: String,
+    /// Mount point of the BPF file system.
+    pub bpffs: PathBuf,
+    /// Directory of the pins; default: `netfast` in `bpffs`.
+    pub pin_dir: Option<PathBuf>,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            state_dir: DEFAULT_STATE_DIR.into(),
+            run_dir: DEFAULT_RUN_DIR.into(),
+            socket: None,
+            socket_group: "netfast".to_owned(),
+            bpffs: "/sys/fs/bpf".into(),
+            pin_dir: None,
+        }
+    }
+}
+
+impl Agent {
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.run_dir.join(SOCKET_NAME))
+    }
+
+    /// Directory of the pins.
+    pub fn pin_dir(&self) -> PathBuf {
+        self.pin_dir.clone().unwrap_or_else(|| self.bpffs.join("netfast"))
+    }
+}
+
+/// `[[interface]]`: an interface to attach to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// How.
+    #[serde(default)]
+    pub mode: AttachMode,
+}
+
+/// `[metrics]`: the exporter.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Address and port of `/metrics` and `/healthz`.
+    pub listen: SocketAddr,
+    /// False: no listener.
+    pub enabled: bool,
+    /// Series beyond this number are withheld, and their number told.
+    pub max_series: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9460)), enabled: true, max_series: 10_000 }
+    }
+}
+
+/// `[tables]`: sizes. A change of them takes effect when the agent makes its maps anew.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tables {
+    /// Confirmed flows that fit (each takes two entries).
+    pub flows: u32,
+    /// Half-open flows that fit.
+    pub half_open: u32,
+    /// Sets of the IPv4 flow cache, per CPU, of 64 bytes each; a power of two.
+    pub cache4_sets: u32,
+    /// Sets of the IPv6 flow cache, per CPU, of 128 bytes each; a power of two.
+    pub cache6_sets: u32,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self { flows: 262_144, half_open: 65_536, cache4_sets: 16_384, cache6_sets: 4_096 }
+    }
+}
+
+/// `[nat]`: address translation.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nat {
+    /// Source ports that forwards in mode `nat` use. Keep them out of `net.ipv4.ip_local_port_range`.
+    pub ports: PortRange,
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self { ports: PortRange { low: 20_000, high: 32_767 } }
+    }
+}
+
+/// `[timeouts]`: idle times after which a flow ends, as `300s`, `5m`, `2h4m`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// UDP with packets both ways (RFC 4787 REQ-5: 5 min).
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub udp: Duration,
+    /// UDP with packets one way only.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub udp_one_way: Duration,
+    /// TCP handshake (RFC 5382 REQ-5: 4 min).
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub tcp_opening: Duration,
+    /// Established TCP (RFC 5382 REQ-5: 2 h 4 min).
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub tcp_established: Duration,
+    /// TCP after a FIN (RFC 5382 REQ-5: 4 min).
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub tcp_closing: Duration,
+    /// TCP after a RST.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub tcp_reset: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            udp: seconds(300),
+            udp_one_way: seconds(30),
+            tcp_opening: seconds(240),
+            tcp_established: seconds(7_440),
+            tcp_closing: seconds(240),
+            tcp_reset: seconds(10),
+        }
+    }
+}
+
+/// `[log]`: how much is told.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,netfast::netlink=debug`.
+    pub level: String,
+    /// Frames of the slow path that may be logged each second and CPU; 0: none.
+    pub datapath_rate: u32,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), datapath_rate: 10 }
+    }
+}
+
+/// `[policy]`: `"pass"` or `"drop"` for each class of [`PolicyClass::TABLE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyTable([Policy; PolicyClass::COUNT]);
+
+impl Default for PolicyTable {
+    fn default() -> Self {
+        Self(PolicyClass::TABLE.map(|(_, _, policy, _)| policy))
+    }
+}
+
+impl PolicyTable {
+    /// The policy of a class.
+    pub fn get(&self, class: PolicyClass) -> Policy {
+        self.0[class as usize]
+    }
+
+    /// As `Config::policies` holds them.
+    pub fn words(&self) -> [u32; PolicyClass::COUNT] {
+        self.0.map(|policy| policy as u32)
+    }
+}
+
+const POLICY_KEYS: [&str; PolicyClass::COUNT] = {
+    let mut keys = [""; PolicyClass::COUNT];
+    let mut at = 0;
+    while at < keys.len() {
+        keys[at] = PolicyClass::TABLE[at].1;
+        at += 1;
+    }
+    keys
+};
+
+impl<'de> Deserialize<'de> for PolicyTable {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = PolicyTable;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table of policies")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<PolicyTable, A::Error> {
+                let mut table = PolicyTable::default();
+                while let Some(Class(at)) = map.next_key()? {
+                    let Word(policy) = map.next_value()?;
+                    table.0[at] = policy;
+                }
+                Ok(table)
+            }
+        }
+        d.deserialize_map(Visitor)
+    }
+}
+
+/// Key of `[policy]`, as the number of its class. A type of its own so that an error points at the key.
+struct Class(usize);
+
+impl<'de> Deserialize<'de> for Class {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let key = String::deserialize(d)?;
+        POLICY_KEYS
+            .iter()
+            .position(|known| *known == key)
+            .map(Self)
+            .ok_or_else(|| de::Error::unknown_field(&key, &POLICY_KEYS))
+    }
+}
+
+struct Word(Policy);
+
+impl<'de> Deserialize<'de> for Word {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match String::deserialize(d)?.as_str() {
+            "pass" => Ok(Self(Policy::Pass)),
+            "drop" => Ok(Self(Policy::Drop)),
+            other => Err(de::Error::custom(ParseError::word(other, &["pass", "drop"]))),
+        }
+    }
+}
+
+impl AgentConfig {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// As [`Self::parse`]; also if the file cannot be read.
+    pub fn load(path: &Path) -> Result<Self, Report> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Report::whole(&name, format!("cannot be read: {error}")))?;
+        Self::parse(&name, &text)
+    }
+
+    /// Reads the file's text; `name` is its name for messages.
+    ///
+    /// # Errors
+    /// An unknown key, a value that is not what it should be, or that is out of bounds: with line and column.
+    pub fn parse(name: &str, text: &str) -> Result<Self, Report> {
+        let config: Self = super::parse(name, text)?;
+        let mut report = Report { file: name.to_owned(), problems: Vec::new() };
+        for (path, message) in config.problems() {
+            report.add(text, super::locate(text, &path), message);
+        }
+        if report.problems.is_empty() { Ok(config) } else { Err(report) }
+    }
+
+    /// What cannot work although it has the right form: paths of keys and what is wrong there.
+    fn problems(&self) -> Vec<(Vec<Step>, String)> {
+        let mut problems = Vec::new();
+        let mut add = |table: &'static str, key: &'static str, message: String| {
+            problems.push((vec![Step::Key(table), Step::Key(key)], message));
+        };
+        self.tables.problems(|key, message| add("tables", key, message));
+        self.timeouts.problems(|key, message| add("timeouts", key, message));
+        if self.nat.ports.low < 1024 {
+            let message = format!("ports {} include system ports; begin at 1024 or above", self.nat.ports);
+            add("nat", "ports", message);
+        }
+        for (key, path) in [
+            ("state_dir", Some(&self.agent.state_dir)),
+            ("run_dir", Some(&self.agent.run_dir)),
+            ("socket", self.agent.socket.as_ref()),
+            ("bpffs", Some(&self.agent.bpffs)),
+            ("pin_dir", self.agent.pin_dir.as_ref()),
+        ] {
+            if let Some(path) = path.filter(|path| !path.is_absolute()) {
+                add("agent", key, format!("{:?} is not an absolute path", path.display().to_string()));
+            }
+        }
+        if let Some(path) = self.rules_file.as_ref().filter(|path| !path.is_absolute()) {
+            let message = format!("{:?} is not an absolute path", path.display().to_string());
+            problems.push((vec![Step::Key("rules_file")], message));
+        }
+        for (at, interface) in self.interfaces.iter().enumerate() {
+            let path = vec![Step::Key("interface"), Step::Item(at), Step::Key("name")];
+            if let Err(message) = validate::interface_name(&interface.name) {
+                problems.push((path, message));
+            } else if self.interfaces[..at].iter().any(|other| other.name == interface.name) {
+                problems.push((path, format!("interface {:?} is there twice", interface.name)));
+            } else if at >= MAX_INTERFACES as usize {
+                problems.push((path, format!("at most {MAX_INTERFACES} interfaces can be attached at once")));
+            }
+        }
+        problems
+    }
+}
+
+impl Tables {
+    fn problems(&self, mut add: impl FnMut(&'static str, String)) {
+        for (key, size, least, most) in [
+            ("flows", self.flows, 1_024, 1 << 24),
+            ("half_open", self.half_open, 1_024, 1 << 24),
+            ("cache4_sets", self.cache4_sets, 64, 1 << 20),
+            ("cache6_sets", self.cache6_sets, 64, 1 << 20),
+        ] {
+            if !(least..=most).contains(&size) {
+                add(key, format!("{key} = {size} is not in {least} to {most}"));
+            } else if key.starts_with("cache") && !size.is_power_of_two() {
+                let above = size.next_power_of_two();
+                let below = above / 2;
+                add(
+                    key,
+                    format!("{key} = {size} is not a power of two; the nearest are {below} and {above}"),
+                );
+            }
+        }
+    }
+}
+
+/// Longest idle time: the program counts jiffies in 32 bits, and at 1000 Hz these turn over after 49 days.
+const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
+/// Shortest idle time of a confirmed flow: cached lines live a quarter of it, and their age is counted in seconds.
+const MIN_TIMEOUT: Duration = Duration::from_secs(8);
+
+impl Timeouts {
+    fn problems(&self, mut add: impl FnMut(&'static str, String)) {
+        let second = Duration::from_secs(1);
+        for (key, time, least) in [
+            ("udp", self.udp, MIN_TIMEOUT),
+            ("udp_one_way", self.udp_one_way, second),
+            ("tcp_opening", self.tcp_opening, second),
+            ("tcp_established", self.tcp_established, MIN_TIMEOUT),
+            ("tcp_closing", self.tcp_closing, MIN_TIMEOUT),
+            ("tcp_reset", self.tcp_reset, second),
+        ] {
+            if time < least || time > MAX_TIMEOUT {
+                let (time, least, most) =
+                    (duration::format(time), duration::format(least), duration::format(MAX_TIMEOUT));
+                add(key, format!("{key} = {time:?} is not in {least} to {most}"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

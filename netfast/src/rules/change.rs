@@ -1,0 +1,393 @@
+//! Changes of the intent: a list of operations is done as a whole or not at all.
+
+use std::collections::HashSet;
+
+use netfast_common::abi;
+
+use crate::api::types::{
+    Attachment, ChangeAction, Echo, Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, Intent,
+    ObjectChange, Operation, Rules, Target,
+};
+
+use super::{
+    check, diff,
+    normal::{normalize, normalize_forward, target_key},
+    suggest, validate,
+};
+
+/// What [`apply`] made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// The new intent: of the next revision, or the given one if nothing is different.
+    pub intent: Intent,
+    /// What happened, object by object. Objects that were not mentioned are not listed.
+    pub changes: Vec<ObjectChange>,
+    /// What the operator should know; only what was not so before.
+    pub warnings: Vec<String>,
+}
+
+impl Changed {
+    /// Whether anything is different from before.
+    pub fn is_changed(&self) -> bool {
+        self.changes.iter().any(|change| change.action != ChangeAction::Unchanged)
+    }
+}
+
+/// Does the operations in order. The result is valid as a whole ([`validate::validate`]); steps on the way need not be.
+///
+/// # Errors
+/// The first operation that cannot be done, or the first thing that is wrong with the result. The intent is as it was.
+pub fn apply(intent: &Intent, operations: &[Operation]) -> Result<Changed, ErrorBody> {
+    let mut change = Change { intent: intent.clone(), named: HashSet::new(), warnings: Vec::new() };
+    for (number, operation) in operations.iter().enumerate() {
+        change.operation(operation).map_err(|mut error| {
+            if operations.len() > 1 {
+                error.message = format!("operation {}: {}", number + 1, error.message);
+            }
+            error
+        })?;
+    }
+    let Change { intent: mut after, named, mut warnings } = change;
+    validate::validate(&after.rules)?;
+    attachments(&after)?;
+    let changes: Vec<ObjectChange> = diff::objects(intent, &after)
+        .into_iter()
+        .filter(|c| c.action != ChangeAction::Unchanged || named.contains(&(c.kind.clone(), c.name.clone())))
+        .collect();
+    if after.rules != intent.rules || after.attachments != intent.attachments {
+        after.revision = intent.revision + 1;
+        let known: HashSet<String> = check::warnings(&intent.rules).into_iter().collect();
+        warnings.extend(check::warnings(&after.rules).into_iter().filter(|text| !known.contains(text)));
+    }
+    Ok(Changed { intent: after, changes, warnings })
+}
+
+fn error(code: ErrorCode, field: &str, message: String) -> ErrorBody {
+    ErrorBody { code, message, field: (!field.is_empty()).then(|| field.to_owned()) }
+}
+
+fn attachments(intent: &Intent) -> Result<(), ErrorBody> {
+    if intent.attachments.len() > abi::MAX_INTERFACES as usize {
+        let message = format!("at most {} interfaces can be attached at once", abi::MAX_INTERFACES);
+        return Err(error(ErrorCode::Rejected, "interface", message));
+    }
+    Ok(())
+}
+
+/// A change under way.
+struct Change {
+    intent: Intent,
+    /// Kind and name of the objects that operations named: they are reported even if they are as they were.
+    named: HashSet<(String, String)>,
+    warnings: Vec<String>,
+}
+
+impl Change {
+    fn operation(&mut self, operation: &Operation) -> Result<(), ErrorBody> {
+        match operation {
+            Operation::ForwardAdd { forward, if_not_exists } => self.forward_add(forward, *if_not_exists),
+            Operation::ForwardSet { forward } => {
+                self.forward_set(forward);
+                Ok(())
+            }
+            Operation::ForwardDelete { name } => {
+                let at = self.forward_at(name)?;
+                self.intent.rules.forwards.remove(at);
+                Ok(())
+            }
+            Operation::TargetAdd { forward, target } => self.target_put(forward, target, false),
+            Operation::TargetSet { forward, target } => self.target_put(forward, target, true),
+            Operation::TargetDelete { forward, address } => self.target_delete(forward, address),
+            Operation::EchoAdd { echo, if_not_exists } => self.echo_add(echo, *if_not_exists),
+            Operation::EchoDelete { listen } => self.echo_delete(listen),
+            Operation::FilterAdd { rule, position } => self.filter_add(rule, *position),
+            Operation::FilterMove { rule, position } => self.filter_move(rule, *position),
+            Operation::FilterDelete { rule } => {
+                let at = self.filter_at(rule)?;
+                self.intent.rules.filters.remove(at);
+                Ok(())
+            }
+            Operation::FilterFlush => {
+                self.intent.rules.filters.clear();
+                Ok(())
+            }
+            Operation::FilterReplace { rules } => {
+                self.filter_replace(rules);
+                Ok(())
+            }
+            Operation::Apply { rules, prune } => self.apply(rules, *prune),
+            Operation::Attach { attachment } => self.attach(attachment),
+            Operation::Detach { interface } => self.detach(interface),
+        }
+    }
+
+    fn name(&mut self, kind: &str, name: impl Into<String>) {
+        self.named.insert((kind.to_owned(), name.into()));
+    }
+
+    fn forwards(&mut self) -> &mut Vec<Forward> {
+        &mut self.intent.rules.forwards
+    }
+
+    fn forward_at(&self, name: &str) -> Result<usize, ErrorBody> {
+        let forwards = &self.intent.rules.forwards;
+        forwards.iter().position(|f| f.name == name).ok_or_else(|| {
+            let hint = suggest::hint(name, forwards.iter().map(|f| f.name.as_str()));
+            error(ErrorCode::NotFound, "forward", format!("there is no forward {name:?}{hint}"))
+        })
+    }
+
+    fn forward_add(&mut self, forward: &Forward, if_not_exists: bool) -> Result<(), ErrorBody> {
+        match self.intent.rules.forwards.iter().find(|f| f.name == forward.name) {
+            None => {
+                self.forward_set(forward);
+                Ok(())
+            }
+            Some(_) if if_not_exists => {
+                self.name("forward", &forward.name);
+                Ok(())
+            }
+            Some(present) => Err(error(
+                ErrorCode::Conflict,
+                &format!("forward.{}", forward.name),
+                format!(
+                    "forward {:?} exists already ({} {}): use `forward set` to replace it, or another name",
+                    forward.name, present.protocol, present.listen
+                ),
+            )),
+        }
+    }
+
+    fn forward_set(&mut self, forward: &Forward) {
+        self.name("forward", &forward.name);
+        let mut forward = forward.clone();
+        normalize_forward(&mut forward);
+        match self.forwards().iter_mut().find(|f| f.name == forward.name) {
+            Some(present) => {
+                diff::arrange_targets(present, &mut forward);
+                *present = forward;
+            }
+            None => self.forwards().push(forward),
+        }
+    }
+
+    fn target_put(&mut self, name: &str, target: &Target, replace: bool) -> Result<(), ErrorBody> {
+        let at = self.forward_at(name)?;
+        let forward = &mut self.intent.rules.forwards[at];
+        let present =
+            forward.targets.iter().position(|t| target_key(&t.address) == target_key(&target.address));
+        match present {
+            Some(at) if replace => forward.targets[at] = target.clone(),
+            Some(at) => {
+                let present = &forward.targets[at];
+                return Err(error(
+                    ErrorCode::Conflict,
+                    &format!("forward.{name}.target[{}]", at + 1),
+                    format!(
+                        "forward {name:?} has target {} already (weight {}): use `target set` to change its weight",
+                        present.address, present.weight
+                    ),
+                ));
+            }
+            None => forward.targets.push(target.clone()),
+        }
+        normalize_forward(forward);
+        let address = forward.targets[present.unwrap_or(forward.targets.len() - 1)].address;
+        self.name("target", diff::target_name(name, &address));
+        Ok(())
+    }
+
+    fn target_delete(&mut self, name: &str, address: &Endpoint) -> Result<(), ErrorBody> {
+        let at = self.forward_at(name)?;
+        let targets = &mut self.intent.rules.forwards[at].targets;
+        match targets.iter().position(|t| target_key(&t.address) == target_key(address)) {
+            Some(at) => {
+                targets.remove(at);
+                Ok(())
+            }
+            None => {
+                let present: Vec<String> = targets.iter().map(|t| t.address.to_string()).collect();
+                let hint = suggest::hint(&address.to_string(), present.iter().map(String::as_str));
+                let message = format!("forward {name:?} has no target {address}{hint}");
+                Err(error(ErrorCode::NotFound, "target", message))
+            }
+        }
+    }
+
+    fn echo_add(&mut self, echo: &Echo, if_not_exists: bool) -> Result<(), ErrorBody> {
+        self.host_bits(&format!("echo {}", echo.listen), &echo.allow);
+        let listen = echo.listen.to_string();
+        let echo = normal_echo(echo);
+        match self.intent.rules.echoes.iter().find(|e| e.listen == echo.listen) {
+            // The same once more is no contradiction; another one at the same address is.
+            Some(present) if *present == echo || if_not_exists => {}
+            Some(_) => {
+                return Err(error(
+                    ErrorCode::Conflict,
+                    &format!("echo.{listen}"),
+                    format!(
+                        "there is an echo reflector at {listen} already: delete it first, or use `apply`"
+                    ),
+                ));
+            }
+            None => self.intent.rules.echoes.push(echo),
+        }
+        self.name("echo", listen);
+        Ok(())
+    }
+
+    fn echo_delete(&mut self, listen: &Endpoint) -> Result<(), ErrorBody> {
+        let echoes = &mut self.intent.rules.echoes;
+        match echoes.iter().position(|e| e.listen == *listen) {
+            Some(at) => {
+                echoes.remove(at);
+                Ok(())
+            }
+            None => {
+                let present: Vec<String> = echoes.iter().map(|e| e.listen.to_string()).collect();
+                let hint = suggest::hint(&listen.to_string(), present.iter().map(String::as_str));
+                let message = format!("there is no echo reflector at {listen}{hint}");
+                Err(error(ErrorCode::NotFound, "echo", message))
+            }
+        }
+    }
+
+    /// A filter rule by its name or position.
+    fn filter_at(&self, rule: &str) -> Result<usize, ErrorBody> {
+        let filters = &self.intent.rules.filters;
+        if let Some(at) = filters.iter().position(|f| f.name.as_deref() == Some(rule)) {
+            return Ok(at);
+        }
+        let message = match rule.parse::<usize>() {
+            Ok(position) if (1..=filters.len()).contains(&position) => return Ok(position - 1),
+            Ok(_) if filters.is_empty() => format!("there is no filter rule {rule}: there are none"),
+            Ok(_) => format!("there is no filter rule {rule}: positions are 1 to {}", filters.len()),
+            Err(_) => {
+                let hint = suggest::hint(rule, filters.iter().filter_map(|f| f.name.as_deref()));
+                format!("there is no filter rule {rule:?}{hint}")
+            }
+        };
+        Err(error(ErrorCode::NotFound, "filter", message))
+    }
+
+    fn filter_position(position: usize, last: usize) -> Result<usize, ErrorBody> {
+        if (1..=last).contains(&position) {
+            return Ok(position - 1);
+        }
+        let message = format!("position {position} is not in 1 to {last} (1 is first)");
+        Err(error(ErrorCode::Usage, "position", message))
+    }
+
+    fn filter_add(&mut self, rule: &FilterRule, position: Option<usize>) -> Result<(), ErrorBody> {
+        self.filter_host_bits(rule);
+        let filters = &mut self.intent.rules.filters;
+        if let Some(name) = &rule.name
+            && let Some(at) = filters.iter().position(|f| f.name.as_ref() == Some(name))
+        {
+            let message = format!(
+                "there is a filter rule {name:?} already, at position {}: delete it first, or use another name",
+                at + 1
+            );
+            return Err(error(ErrorCode::Conflict, "name", message));
+        }
+        let at = match position {
+            Some(position) => Self::filter_position(position, filters.len() + 1)?,
+            None => filters.len(),
+        };
+        filters.insert(at, normal_filter(rule));
+        Ok(())
+    }
+
+    fn filter_move(&mut self, rule: &str, position: usize) -> Result<(), ErrorBody> {
+        let from = self.filter_at(rule)?;
+        let filters = &mut self.intent.rules.filters;
+        let to = Self::filter_position(position, filters.len())?;
+        let rule = filters.remove(from);
+        let name = diff::filter_name(to, &rule);
+        filters.insert(to, rule);
+        self.name("filter", name);
+        Ok(())
+    }
+
+    fn filter_replace(&mut self, rules: &[FilterRule]) {
+        for (at, rule) in rules.iter().enumerate() {
+            self.filter_host_bits(rule);
+            self.name("filter", diff::filter_name(at, rule));
+        }
+        self.intent.rules.filters = rules.iter().map(normal_filter).collect();
+    }
+
+    fn apply(&mut self, rules: &Rules, prune: bool) -> Result<(), ErrorBody> {
+        // By themselves first: merging by name would hide a name that is there twice.
+        validate::validate(rules)?;
+        let given: HashSet<&str> = rules.forwards.iter().map(|f| f.name.as_str()).collect();
+        let listens: HashSet<Endpoint> = rules.echoes.iter().map(|e| e.listen).collect();
+        if prune {
+            self.forwards().retain(|f| given.contains(f.name.as_str()));
+            self.intent.rules.echoes.retain(|e| listens.contains(&e.listen));
+        }
+        for forward in &rules.forwards {
+            self.forward_set(forward);
+        }
+        for echo in &rules.echoes {
+            self.host_bits(&format!("echo {}", echo.listen), &echo.allow);
+            self.name("echo", echo.listen.to_string());
+            let echo = normal_echo(echo);
+            match self.intent.rules.echoes.iter_mut().find(|e| e.listen == echo.listen) {
+                Some(present) => *present = echo,
+                None => self.intent.rules.echoes.push(echo),
+            }
+        }
+        if prune || !rules.filters.is_empty() {
+            self.filter_replace(&rules.filters);
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, attachment: &Attachment) -> Result<(), ErrorBody> {
+        validate::interface_name(&attachment.interface)
+            .map_err(|message| error(ErrorCode::Usage, "interface", message))?;
+        self.name("interface", &attachment.interface);
+        match self.intent.attachments.iter_mut().find(|a| a.interface == attachment.interface) {
+            Some(present) => *present = attachment.clone(),
+            None => self.intent.attachments.push(attachment.clone()),
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, interface: &str) -> Result<(), ErrorBody> {
+        let attachments = &mut self.intent.attachments;
+        match attachments.iter().position(|a| a.interface == interface) {
+            Some(at) => {
+                attachments.remove(at);
+                Ok(())
+            }
+            None => {
+                let hint = suggest::hint(interface, attachments.iter().map(|a| a.interface.as_str()));
+                let message = format!("{interface:?} is not attached by `netfast attach`{hint}");
+                Err(error(ErrorCode::NotFound, "interface", message))
+            }
+        }
+    }
+
+    fn filter_host_bits(&mut self, rule: &FilterRule) {
+        let nets: Vec<_> = rule.src.into_iter().chain(rule.dst).collect();
+        self.host_bits(&format!("filter rule \"{}\"", diff::content(rule)), &nets);
+    }
+
+    fn host_bits(&mut self, what: &str, nets: &[ipnet::IpNet]) {
+        for net in nets.iter().filter(|net| **net != net.trunc()) {
+            self.warnings.push(format!("{what}: {net} is taken as {}", net.trunc()));
+        }
+    }
+}
+
+fn normal_echo(echo: &Echo) -> Echo {
+    Echo { allow: echo.allow.iter().map(ipnet::IpNet::trunc).collect(), ..echo.clone() }
+}
+
+fn normal_filter(rule: &FilterRule) -> FilterRule {
+    let mut rules = Rules { filters: vec![rule.clone()], ..Rules::default() };
+    normalize(&mut rules);
+    rules.filters.pop().unwrap_or_default()
+}

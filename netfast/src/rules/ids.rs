@@ -1,0 +1,459 @@
+//! Stable indexes and uids of forwards, targets, echo reflectors and filter counters.
+//!
+//! Flows, cached lines and counters refer to objects by index. So an object keeps its index for life, and the index of a
+//! removed one is *retired*: it is given out again only after the agent has [released](Ids::release) it, which it does
+//! when no flow and no cached line refers to it any more and its counters are zeroed. Uids are never given out twice.
+//!
+//! What makes an object the same: a forward its name, protocol, listening address and mode (a change of any of these ends
+//! its flows, RFC 5382 has no other word for a service that is gone); a target its forward, address and the source
+//! address that `nat` puts in, since an established flow keeps its translation; an echo reflector its address; a filter
+//! rule its name, or its content if it has none.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use netfast_common::abi;
+use serde::{Deserialize, Serialize};
+
+use crate::api::types::{Endpoint, ErrorBody, ErrorCode, Forward, ForwardMode, Rules, Transport};
+
+use super::diff;
+
+/// Identifiers of everything in an intent; stored with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ids {
+    /// The uid that was given out last; 0: none yet.
+    last_uid: u32,
+    forwards: Vec<ForwardId>,
+    echoes: Vec<EchoId>,
+    filters: Vec<FilterId>,
+    retired: Vec<Retired>,
+}
+
+/// Identifiers of a forward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardId {
+    /// Its name.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Transport,
+    /// Where it listens.
+    pub listen: Endpoint,
+    /// Its mode.
+    pub mode: ForwardMode,
+    /// Its index.
+    pub index: u16,
+    /// Its uid, never 0.
+    pub uid: u32,
+    /// Identifiers of its targets, in the order of the intent.
+    pub targets: Vec<TargetId>,
+}
+
+/// Identifiers of a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetId {
+    /// Its address.
+    pub address: Endpoint,
+    /// The source address that `nat` puts in, once there was a route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// Its index.
+    pub index: u16,
+    /// Its uid, never 0.
+    pub uid: u32,
+}
+
+/// Identifiers of an echo reflector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EchoId {
+    /// Where it listens.
+    pub listen: Endpoint,
+    /// Its index.
+    pub index: u16,
+    /// Its uid, never 0.
+    pub uid: u32,
+}
+
+/// Counter of a filter rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilterId {
+    /// What identifies the rule ([`diff::filter_keys`]).
+    pub key: String,
+    /// Index of its counter.
+    pub index: u16,
+}
+
+/// What a [`Retired`] index belonged to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A forward.
+    Forward,
+    /// A target.
+    Target,
+    /// An echo reflector.
+    Echo,
+    /// A filter rule's counter.
+    Filter,
+}
+
+impl Kind {
+    /// Number of indexes there are.
+    pub const fn limit(self) -> u32 {
+        match self {
+            Self::Forward => abi::MAX_FORWARDS,
+            Self::Target => abi::MAX_TARGETS,
+            Self::Echo => abi::MAX_ECHOES,
+            // Twice the rules, so that all of them can be replaced at once.
+            Self::Filter => 2 * abi::MAX_FILTER_RULES,
+        }
+    }
+
+    const fn plural(self) -> &'static str {
+        match self {
+            Self::Forward => "forwards",
+            Self::Target => "targets",
+            Self::Echo => "echo reflectors",
+            Self::Filter => "filter rules",
+        }
+    }
+}
+
+/// An index whose object is gone, and to which something in the kernel may still refer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retired {
+    /// What it was.
+    pub kind: Kind,
+    /// The index.
+    pub index: u16,
+    /// The uid; 0 for a filter counter.
+    pub uid: u32,
+    /// Name of the forward (also of a target's), address of the echo reflector, key of the filter rule.
+    pub name: String,
+    /// Uid of the forward; of a target only, else 0.
+    #[serde(default)]
+    pub forward_uid: u32,
+    /// What a target was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetId>,
+}
+
+/// A target's index, for listings: [`Ids::targets`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetRef<'a> {
+    /// Name of its forward.
+    pub forward: &'a str,
+    /// Uid of its forward.
+    pub forward_uid: u32,
+    /// The target.
+    pub target: &'a TargetId,
+    /// False if it was removed and is only kept for its flows.
+    pub live: bool,
+}
+
+impl Ids {
+    /// Identifiers of the forwards, in the order of the intent that was compiled last.
+    pub fn forwards(&self) -> &[ForwardId] {
+        &self.forwards
+    }
+
+    /// Identifiers of a forward.
+    pub fn forward(&self, name: &str) -> Option<&ForwardId> {
+        self.forwards.iter().find(|f| f.name == name)
+    }
+
+    /// Identifiers of the echo reflectors, in the order of the intent.
+    pub fn echoes(&self) -> &[EchoId] {
+        &self.echoes
+    }
+
+    /// Counters of the filter rules, in the order of the intent.
+    pub fn filters(&self) -> &[FilterId] {
+        &self.filters
+    }
+
+    /// Indexes that wait to be [released](Self::release).
+    pub fn retired(&self) -> &[Retired] {
+        &self.retired
+    }
+
+    /// Every target that flows may refer to: those of the intent and those that were removed.
+    pub fn targets(&self) -> impl Iterator<Item = TargetRef<'_>> {
+        let live = self.forwards.iter().flat_map(|f| {
+            f.targets.iter().map(|target| TargetRef {
+                forward: &f.name,
+                forward_uid: f.uid,
+                target,
+                live: true,
+            })
+        });
+        let retired = self.retired.iter().filter_map(|r| {
+            r.target.as_ref().map(|target| TargetRef {
+                forward: &r.name,
+                forward_uid: r.forward_uid,
+                target,
+                live: false,
+            })
+        });
+        live.chain(retired)
+    }
+
+    /// Makes a retired index free again. The caller knows that nothing refers to it, and has zeroed its counters. True
+    /// if the index was retired.
+    pub fn release(&mut self, kind: Kind, index: u16) -> bool {
+        let before = self.retired.len();
+        self.retired.retain(|r| r.kind != kind || r.index != index);
+        self.retired.len() != before
+    }
+
+    /// Gives every object of valid, normal rules its identifiers, and retires those of objects that are gone.
+    ///
+    /// # Errors
+    /// When every index is in use or retired. The identifiers are then half assigned: assign to a copy.
+    pub fn assign(&mut self, rules: &Rules) -> Result<(), ErrorBody> {
+        let mut free = Free::of(self);
+        self.assign_forwards(&rules.forwards, &mut free)?;
+        self.assign_echoes(rules, &mut free)?;
+        self.assign_filters(rules, &mut free)
+    }
+
+    fn assign_forwards(&mut self, forwards: &[Forward], free: &mut Free) -> Result<(), ErrorBody> {
+        let mut old: HashMap<String, ForwardId> =
+            std::mem::take(&mut self.forwards).into_iter().map(|f| (f.name.clone(), f)).collect();
+        let same = |id: &ForwardId, f: &Forward| {
+            id.protocol == f.protocol && id.listen == f.listen && id.mode == f.mode
+        };
+        let mut next: Vec<Option<ForwardId>> = Vec::with_capacity(forwards.len());
+        // First what stays, so that what goes is retired before anything new asks for an index.
+        for forward in forwards {
+            let kept = match old.get(&forward.name) {
+                Some(id) if same(id, forward) => old.remove(&forward.name),
+                _ => None,
+            };
+            next.push(kept);
+        }
+        let mut gone: Vec<ForwardId> = old.into_values().collect();
+        gone.sort_by_key(|f| f.uid);
+        for forward in gone {
+            self.retire_forward(forward);
+        }
+        for (forward, kept) in forwards.iter().zip(next) {
+            let mut id = match kept {
+                Some(id) => id,
+                None => ForwardId {
+                    name: forward.name.clone(),
+                    protocol: forward.protocol,
+                    listen: forward.listen,
+                    mode: forward.mode,
+                    index: free.take(Kind::Forward)?,
+                    uid: self.next_uid()?,
+                    targets: Vec::new(),
+                },
+            };
+            self.assign_targets(&mut id, forward, free)?;
+            self.forwards.push(id);
+        }
+        Ok(())
+    }
+
+    fn assign_targets(
+        &mut self,
+        id: &mut ForwardId,
+        forward: &Forward,
+        free: &mut Free,
+    ) -> Result<(), ErrorBody> {
+        let mut old: HashMap<Endpoint, TargetId> =
+            std::mem::take(&mut id.targets).into_iter().map(|t| (t.address, t)).collect();
+        let kept: Vec<Option<TargetId>> =
+            forward.targets.iter().map(|target| old.remove(&target.address)).collect();
+        let mut gone: Vec<TargetId> = old.into_values().collect();
+        gone.sort_by_key(|t| t.uid);
+        for target in gone {
+            self.retire_target(&id.name, id.uid, target);
+        }
+        for (target, kept) in forward.targets.iter().zip(kept) {
+            let target = match kept {
+                Some(kept) => kept,
+                None => self.new_target(id.uid, target.address, None, free)?,
+            };
+            id.targets.push(target);
+        }
+        Ok(())
+    }
+
+    /// A target that comes back before its flows have ended is the one that it was. `source`: only with that one.
+    fn new_target(
+        &mut self,
+        forward_uid: u32,
+        address: Endpoint,
+        source: Option<IpAddr>,
+        free: &mut Free,
+    ) -> Result<TargetId, ErrorBody> {
+        let back = self.retired.iter().rposition(|r| {
+            r.forward_uid == forward_uid
+                && r.target
+                    .as_ref()
+                    .is_some_and(|t| t.address == address && (source.is_none() || t.source == source))
+        });
+        if let Some(target) = back.and_then(|at| self.retired.remove(at).target) {
+            return Ok(target);
+        }
+        Ok(TargetId { address, source, index: free.take(Kind::Target)?, uid: self.next_uid()? })
+    }
+
+    /// Sets the source addresses that `nat` puts in: `sources[f][t]` of target `t` of forward `f`, `None` leaves it as it is.
+    ///
+    /// A target whose source address has changed becomes another one: its flows go on with the old one until they end.
+    pub fn set_sources(&mut self, sources: &[Vec<Option<IpAddr>>]) -> Result<(), ErrorBody> {
+        let mut free = None;
+        for (at, sources) in sources.iter().enumerate() {
+            for (number, source) in sources.iter().enumerate() {
+                let Some(source) = source else { continue };
+                let Some(forward) = self.forwards.get_mut(at) else { continue };
+                let (uid, name) = (forward.uid, forward.name.clone());
+                let Some(target) = forward.targets.get_mut(number) else { continue };
+                match target.source {
+                    None => target.source = Some(*source),
+                    Some(present) if present == *source => {}
+                    Some(_) => {
+                        let old = target.clone();
+                        if free.is_none() {
+                            free = Some(Free::of(self));
+                        }
+                        if let Some(free) = &mut free {
+                            let new = self.new_target(uid, old.address, Some(*source), free)?;
+                            self.retire_target(&name, uid, old);
+                            self.forwards[at].targets[number] = new;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn assign_echoes(&mut self, rules: &Rules, free: &mut Free) -> Result<(), ErrorBody> {
+        let wanted: HashSet<Endpoint> = rules.echoes.iter().map(|e| e.listen).collect();
+        let (kept, gone): (Vec<EchoId>, Vec<EchoId>) =
+            std::mem::take(&mut self.echoes).into_iter().partition(|e| wanted.contains(&e.listen));
+        for echo in gone {
+            self.retire(Kind::Echo, echo.index, echo.uid, echo.listen.to_string());
+        }
+        let mut old: HashMap<Endpoint, EchoId> = kept.into_iter().map(|e| (e.listen, e)).collect();
+        for echo in &rules.echoes {
+            let id = match old.remove(&echo.listen) {
+                Some(id) => id,
+                None => EchoId { listen: echo.listen, index: free.take(Kind::Echo)?, uid: self.next_uid()? },
+            };
+            self.echoes.push(id);
+        }
+        Ok(())
+    }
+
+    fn assign_filters(&mut self, rules: &Rules, free: &mut Free) -> Result<(), ErrorBody> {
+        let keys = diff::filter_keys(&rules.filters);
+        let wanted: HashSet<&str> = keys.iter().map(String::as_str).collect();
+        let (kept, gone): (Vec<FilterId>, Vec<FilterId>) =
+            std::mem::take(&mut self.filters).into_iter().partition(|f| wanted.contains(f.key.as_str()));
+        for filter in gone {
+            self.retire(Kind::Filter, filter.index, 0, filter.key);
+        }
+        let mut old: HashMap<String, FilterId> = kept.into_iter().map(|f| (f.key.clone(), f)).collect();
+        for key in keys {
+            let id = match old.remove(&key) {
+                Some(id) => id,
+                None => FilterId { index: free.take(Kind::Filter)?, key },
+            };
+            self.filters.push(id);
+        }
+        Ok(())
+    }
+
+    fn retire(&mut self, kind: Kind, index: u16, uid: u32, name: String) {
+        self.retired.push(Retired { kind, index, uid, name, forward_uid: 0, target: None });
+    }
+
+    fn retire_forward(&mut self, forward: ForwardId) {
+        for target in forward.targets {
+            self.retire_target(&forward.name, forward.uid, target);
+        }
+        self.retire(Kind::Forward, forward.index, forward.uid, forward.name);
+    }
+
+    fn retire_target(&mut self, forward: &str, forward_uid: u32, target: TargetId) {
+        self.retired.push(Retired {
+            kind: Kind::Target,
+            index: target.index,
+            uid: target.uid,
+            name: forward.to_owned(),
+            forward_uid,
+            target: Some(target),
+        });
+    }
+
+    fn next_uid(&mut self) -> Result<u32, ErrorBody> {
+        let message =
+            "every uid was given out (4 billion changes): stop the agent with --detach and start it anew";
+        self.last_uid = self.last_uid.checked_add(1).ok_or_else(|| ErrorBody {
+            code: ErrorCode::Internal,
+            message: message.to_owned(),
+            field: None,
+        })?;
+        Ok(self.last_uid)
+    }
+}
+
+/// Indexes that are neither in use nor retired; the lowest is given out first.
+struct Free {
+    taken: HashMap<Kind, (HashSet<u16>, u32)>,
+}
+
+impl Free {
+    fn of(ids: &Ids) -> Self {
+        let mut free = Self { taken: HashMap::new() };
+        for forward in &ids.forwards {
+            free.mark(Kind::Forward, forward.index);
+            for target in &forward.targets {
+                free.mark(Kind::Target, target.index);
+            }
+        }
+        ids.echoes.iter().for_each(|e| free.mark(Kind::Echo, e.index));
+        ids.filters.iter().for_each(|f| free.mark(Kind::Filter, f.index));
+        ids.retired.iter().for_each(|r| free.mark(r.kind, r.index));
+        free
+    }
+
+    fn mark(&mut self, kind: Kind, index: u16) {
+        self.taken.entry(kind).or_default().0.insert(index);
+    }
+
+    fn take(&mut self, kind: Kind) -> Result<u16, ErrorBody> {
+        let (taken, next) = self.taken.entry(kind).or_default();
+        while let Ok(index) = u16::try_from(*next)
+            && *next < kind.limit()
+        {
+            *next += 1;
+            if taken.insert(index) {
+                return Ok(index);
+            }
+        }
+        let what = kind.plural();
+        Err(ErrorBody {
+            code: ErrorCode::Rejected,
+            message: format!(
+                "the rules do not fit: all {} indexes of {what} are in use, some by {what} that were removed and whose flows \
+                 have not ended; try again later, or end those flows with `netfast flows flush`",
+                kind.limit()
+            ),
+            field: None,
+        })
+    }
+}

@@ -1,0 +1,46 @@
+//! The one form of rules that mean the same: so that equal rules are equal text, and "unchanged" can be told.
+
+use ipnet::IpNet;
+
+use crate::api::types::{Endpoint, Forward, PortRange, Rules};
+
+/// Writes out what may be abbreviated: a target of a range given by its first port gets the whole range, prefixes lose the
+/// bits behind their length. Rules that are not valid come through without harm.
+pub fn normalize(rules: &mut Rules) {
+    for forward in &mut rules.forwards {
+        normalize_forward(forward);
+    }
+    for echo in &mut rules.echoes {
+        for net in &mut echo.allow {
+            *net = net.trunc();
+        }
+    }
+    for rule in &mut rules.filters {
+        rule.src = rule.src.as_ref().map(IpNet::trunc);
+        rule.dst = rule.dst.as_ref().map(IpNet::trunc);
+    }
+}
+
+/// See [`normalize`].
+pub fn normalize_forward(forward: &mut Forward) {
+    for target in &mut forward.targets {
+        if let Some(ports) = target_ports(forward.listen.ports, target.address.ports) {
+            target.address.ports = ports;
+        }
+    }
+}
+
+/// The ports of a target of a forward that listens on `listen`, if they fit.
+pub fn target_ports(listen: PortRange, target: PortRange) -> Option<PortRange> {
+    if target.count() == listen.count() {
+        return Some(target);
+    }
+    let high = u32::from(target.low) + listen.count() - 1;
+    let high = u16::try_from(high).ok()?;
+    (target.count() == 1).then_some(PortRange { low: target.low, high })
+}
+
+/// What tells a forward's targets apart: address and first port.
+pub fn target_key(address: &Endpoint) -> (std::net::IpAddr, u16) {
+    (address.address, address.ports.low)
+}
