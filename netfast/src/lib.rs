@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod config;
+pub mod datapath;
 pub mod metrics;
 pub mod netlink;
 pub mod rules;

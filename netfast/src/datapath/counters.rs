@@ -1,0 +1,123 @@
+//! The per-CPU counters, summed up.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use netfast_common::{
+    abi::Traffic,
+    reason::{Reason, Verdict},
+};
+
+use super::{DatapathError, load::Loaded, sys};
+use crate::api::types::Count;
+
+/// The counter maps. A sum is taken CPU by CPU and so is not of one moment; each counter only grows.
+pub struct Counters {
+    interfaces: OwnedFd,
+    targets: OwnedFd,
+    echoes: OwnedFd,
+    filters: OwnedFd,
+    flows: OwnedFd,
+    cpus: usize,
+}
+
+/// A direction of a flow, as the counters' index has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Client to target.
+    ToTarget = 0,
+    /// Target to client.
+    ToClient = 1,
+}
+
+impl Counters {
+    pub(super) fn open(loaded: &Loaded) -> Result<Self, DatapathError> {
+        Ok(Self {
+            interfaces: loaded.map_fd("INTERFACE_COUNTERS")?,
+            targets: loaded.map_fd("TARGET_COUNTERS")?,
+            echoes: loaded.map_fd("ECHO_COUNTERS")?,
+            filters: loaded.map_fd("FILTER_COUNTERS")?,
+            flows: loaded.map_fd("FLOW_COUNTERS")?,
+            cpus: loaded.cpus as usize,
+        })
+    }
+
+    fn sum(&self, map: &OwnedFd, index: u32) -> Count {
+        let mut values = vec![Traffic::default(); self.cpus];
+        // Only an index beyond the map fails; nothing was counted there.
+        if sys::lookup_per_cpu(map.as_fd(), index, &mut values).is_err() {
+            return Count::default();
+        }
+        values.iter().fold(Count::default(), |sum, value| Count {
+            packets: sum.packets.wrapping_add(value.packets),
+            bytes: sum.bytes.wrapping_add(value.bytes),
+        })
+    }
+
+    fn clear(&self, map: &OwnedFd, index: u32) {
+        let _ = sys::update_per_cpu(map.as_fd(), index, &vec![Traffic::default(); self.cpus]);
+    }
+
+    /// Verdicts and reasons that were counted on the interface of `row`.
+    pub fn interface(&self, row: u16) -> Vec<(Verdict, Reason, Count)> {
+        let mut counts = Vec::new();
+        for reason in Reason::ALL {
+            for verdict in Verdict::ALL {
+                let count = self.sum(&self.interfaces, interface_index(row, *reason as u32, verdict as u32));
+                if count != Count::default() {
+                    counts.push((verdict, *reason, count));
+                }
+            }
+        }
+        counts
+    }
+
+    pub(super) fn clear_interface(&self, row: u16) {
+        for reason in 0..Reason::SLOTS {
+            for verdict in 0..Verdict::COUNT {
+                self.clear(&self.interfaces, interface_index(row, reason, verdict));
+            }
+        }
+    }
+
+    /// Traffic of a target.
+    pub fn target(&self, index: u16, direction: Direction) -> Count {
+        self.sum(&self.targets, u32::from(index) * 2 + direction as u32)
+    }
+
+    pub(super) fn clear_target(&self, index: u16) {
+        for direction in [Direction::ToTarget, Direction::ToClient] {
+            self.clear(&self.targets, u32::from(index) * 2 + direction as u32);
+        }
+    }
+
+    /// Answers of an echo reflector.
+    pub fn echo(&self, index: u16) -> Count {
+        self.sum(&self.echoes, u32::from(index))
+    }
+
+    pub(super) fn clear_echo(&self, index: u16) {
+        self.clear(&self.echoes, u32::from(index));
+    }
+
+    /// Packets that a filter rule decided.
+    pub fn filter(&self, counter: u16) -> Count {
+        self.sum(&self.filters, u32::from(counter))
+    }
+
+    pub(super) fn clear_filter(&self, counter: u16) {
+        self.clear(&self.filters, u32::from(counter));
+    }
+
+    /// Flows made by a forward since it exists.
+    pub fn flows_made(&self, forward: u16) -> u64 {
+        self.sum(&self.flows, u32::from(forward)).packets
+    }
+
+    pub(super) fn clear_flows_made(&self, forward: u16) {
+        self.clear(&self.flows, u32::from(forward));
+    }
+}
+
+fn interface_index(row: u16, reason: u32, verdict: u32) -> u32 {
+    (u32::from(row) * Reason::SLOTS + reason) * Verdict::COUNT + verdict
+}

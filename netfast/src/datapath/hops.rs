@@ -1,0 +1,147 @@
+//! The tables that the netlink side keeps current: next hops and VLANs.
+
+use std::{mem::offset_of, os::fd::AsFd};
+
+use netfast_common::{
+    abi::{self, HopKey, NextHop, VlanKey, VlanLink},
+    addr,
+};
+
+use super::{Datapath, DatapathError, attach, sys};
+
+impl Datapath {
+    /// Puts all indexes for learned next hops into the queue. Once, when the queue is made.
+    pub(super) fn fill_free_hops(&self) {
+        for index in abi::FIRST_LEARNED_HOP..abi::MAX_NEXT_HOPS {
+            if let Err(error) = sys::push(self.maps.hop_free.as_fd(), &index) {
+                tracing::error!(%error, "the queue of free next hops cannot be filled");
+                return;
+            }
+        }
+    }
+
+    /// Every key of `HOP_INDEX` with its index: the next hops that an earlier agent and the program left.
+    pub fn hop_entries(&self) -> Vec<(HopKey, u32)> {
+        let map = self.maps.hop_index.as_fd();
+        let keys: Vec<HopKey> = sys::keys(map).unwrap_or_default();
+        keys.into_iter().filter_map(|key| Some((key, sys::lookup(map, &key).ok()??))).collect()
+    }
+
+    /// Inserts a key into `HOP_INDEX` unless it is there, and returns the index that stands there afterwards.
+    ///
+    /// # Errors
+    ///
+    /// If the map is full.
+    pub fn insert_hop_key(&self, key: &HopKey, index: u32) -> std::io::Result<u32> {
+        let map = self.maps.hop_index.as_fd();
+        loop {
+            match sys::update(map, key, &index, sys::Existing::Keep) {
+                Ok(()) => return Ok(index),
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                    if let Some(standing) = sys::lookup(map, key)? {
+                        return Ok(standing);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes a key out of `HOP_INDEX`.
+    pub fn remove_hop_key(&self, key: &HopKey) {
+        if let Err(error) = sys::delete(self.maps.hop_index.as_fd(), key) {
+            tracing::warn!(%error, "a next hop's key cannot be removed");
+        }
+    }
+
+    /// Gives an index from [`abi::FIRST_LEARNED_HOP`] on back to the program.
+    pub fn free_hop(&self, index: u16) {
+        if let Err(error) = sys::push(self.maps.hop_free.as_fd(), &u32::from(index)) {
+            tracing::warn!(%error, index, "a free next hop cannot be given back");
+        }
+    }
+
+    /// Writes a next hop so that the program never sees a valid one that is half of two: what changes interface is
+    /// made invalid first; a MAC address goes in by one 64-bit store with its neighbour field.
+    pub fn write_hop(&self, index: u16, hop: &NextHop) {
+        let (table, index) = (&self.maps.next_hops, u32::from(index));
+        let Some(present) = table.get(index) else { return };
+        if present == *hop {
+            return;
+        }
+        let flags = offset_of!(NextHop, flags);
+        if present.ifindex != hop.ifindex || hop.flags & abi::HOP_VALID == 0 {
+            table.store32(index, flags, 0);
+        }
+        let word = |mac: [u8; 6], half: u16| {
+            let [a, b, c, d, e, f] = mac;
+            let [g, h] = half.to_ne_bytes();
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+        };
+        table.store64(index, offset_of!(NextHop, destination), word(hop.destination, hop.vlan));
+        table.store64(index, offset_of!(NextHop, source), word(hop.source, hop.mtu));
+        table.store32(index, offset_of!(NextHop, ifindex), hop.ifindex);
+        table.store32(index, flags, hop.flags);
+    }
+
+    /// The next hop at an index.
+    pub fn hop(&self, index: u16) -> Option<NextHop> {
+        self.maps.next_hops.get(u32::from(index))
+    }
+
+    /// Makes the VLAN tables what is given: those of the host's VLAN interfaces.
+    ///
+    /// # Errors
+    ///
+    /// If a table cannot be written.
+    pub fn set_vlans(&self, links: &[(u32, VlanLink)]) -> Result<(), DatapathError> {
+        let failed = |error| DatapathError::Kernel { call: "update of the VLAN tables", error };
+        let wanted: Vec<(VlanKey, u32)> = links
+            .iter()
+            .map(|(ifindex, link)| (VlanKey { ifindex: link.ifindex, vlan: link.vlan }, *ifindex))
+            .collect();
+        replace(self.maps.vlan_links.as_fd(), links).map_err(failed)?;
+        replace(self.maps.vlans.as_fd(), &wanted).map_err(failed)
+    }
+
+    /// Makes the table of the host's own addresses what is given.
+    ///
+    /// # Errors
+    ///
+    /// If the table cannot be written.
+    pub fn set_locals(&self, addresses: &[std::net::IpAddr]) -> Result<(), DatapathError> {
+        let wanted: Vec<([u8; 16], u32)> =
+            addresses.iter().map(|address| (addr::from_ip(*address), 1)).collect();
+        replace(self.maps.locals.as_fd(), &wanted)
+            .map_err(|error| DatapathError::Kernel { call: "update of LOCALS", error })
+    }
+
+    /// Follows a change of an attached interface's MAC address.
+    pub fn set_interface_mac(&self, ifindex: u32, mac: [u8; 6]) {
+        attach::set_mac(self, ifindex, mac);
+    }
+
+    /// Rows of the interface counters by interface index.
+    pub fn interface_rows(&self) -> Vec<(u32, u16)> {
+        attach::rows(self)
+    }
+}
+
+/// Makes a small hash map what is given, entry by entry: those that stay are never missing.
+pub(super) fn replace<K, V>(map: std::os::fd::BorrowedFd<'_>, wanted: &[(K, V)]) -> std::io::Result<()>
+where
+    K: aya::Pod + Default + PartialEq,
+    V: aya::Pod + Default + PartialEq,
+{
+    for (key, value) in wanted {
+        if sys::lookup::<K, V>(map, key)?.as_ref() != Some(value) {
+            sys::update(map, key, value, sys::Existing::Replace)?;
+        }
+    }
+    for key in sys::keys::<K>(map)? {
+        if wanted.iter().all(|(other, _)| *other != key) {
+            sys::delete(map, &key)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! The kernel side as the agent sees it: loading, attaching, publishing, counting, ageing. The only module that names
+//! aya.
+//!
+//! [`Datapath`] owns the programs and the pinned maps. All that it makes is pinned, so that forwarding goes on without
+//! the agent, and the next agent adopts it: nothing here clears a map that is in use.
+
+mod attach;
+mod checks;
+mod clock;
+mod counters;
+mod events;
+mod flows;
+mod hops;
+mod load;
+mod mapped;
+mod other;
+mod pins;
+mod publish;
+mod settings;
+mod sweep;
+mod sys;
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard},
+};
+
+use netfast_common::abi;
+
+pub use attach::{AttachError, Attached, Link};
+pub use checks::OLDEST_KERNEL;
+pub use counters::{Counters, Direction};
+pub use flows::ForwardNames;
+pub use settings::{Idle, Settings, fit};
+pub use sweep::{Indexes, SweepReport, Tally};
+
+use crate::{api::types::AttachMode, rules::images::Images};
+use mapped::MappedArray;
+
+/// What the datapath cannot do, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The host lacks something.
+    #[error("{0}")]
+    Host(String),
+    /// A capability is missing.
+    #[error("{0}")]
+    Permission(String),
+    /// Not enough memory.
+    #[error("{0}")]
+    Memory(String),
+    /// The object does not load.
+    #[error("{0}")]
+    Object(String),
+    /// What is pinned is not ours.
+    #[error("{} {problem}; `{clear}` clears the pins (and ends forwarding and all flows)", path.display())]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// The command that clears it.
+        clear: String,
+    },
+    /// A call that should not fail.
+    #[error("{call}: {error}")]
+    Kernel {
+        /// The call.
+        call: &'static str,
+        /// Its error.
+        error: io::Error,
+    },
+}
+
+/// Sizes of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSizes {
+    /// Confirmed flows.
+    pub flows: u32,
+    /// Half-open flows.
+    pub half_open: u32,
+    /// Sets of the IPv4 flow cache of each CPU (a power of two).
+    pub cache4_sets: u32,
+    /// Sets of the IPv6 flow cache of each CPU (a power of two).
+    pub cache6_sets: u32,
+}
+
+impl TableSizes {
+    /// Entries of the maps whose size the operator decides. A flow has two entries, one per direction.
+    fn entries(&self, cpus: u32) -> [(&'static str, u32); 4] {
+        [
+            ("FLOWS", self.flows.saturating_mul(2)),
+            ("HALF_OPEN", self.half_open.saturating_mul(2)),
+            ("CACHE4", self.cache4_sets.saturating_mul(cpus)),
+            ("CACHE6", self.cache6_sets.saturating_mul(cpus)),
+        ]
+    }
+}
+
+/// How to open the datapath.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// Sizes of the tables, for those that are not pinned yet.
+    pub tables: TableSizes,
+}
+
+/// The maps that the agent reads and writes.
+struct Maps {
+    config: MappedArray<abi::Config>,
+    rule_sets: MappedArray<abi::RuleSet>,
+    services: MappedArray<abi::Service>,
+    forwards: MappedArray<abi::Forward>,
+    maglev: MappedArray<abi::MaglevCell>,
+    echoes: MappedArray<abi::Echo>,
+    echo_allow: MappedArray<abi::AllowEntry>,
+    echo_ports: MappedArray<u64>,
+    filter: MappedArray<abi::FilterRule>,
+    targets: MappedArray<abi::Target>,
+    next_hops: MappedArray<abi::NextHop>,
+    interfaces: MappedArray<abi::Interface>,
+    hop_index: OwnedFd,
+    hop_free: OwnedFd,
+    locals: OwnedFd,
+    vlans: OwnedFd,
+    vlan_links: OwnedFd,
+    devices: OwnedFd,
+    flows: OwnedFd,
+    half_open: OwnedFd,
+}
+
+impl Maps {
+    fn open(loaded: &load::Loaded) -> Result<Self, DatapathError> {
+        fn mapped<T: aya::Pod>(loaded: &load::Loaded, name: &str) -> Result<MappedArray<T>, DatapathError> {
+            use std::os::fd::AsFd;
+            let fd = loaded.map_fd(name)?;
+            MappedArray::new(fd.as_fd())
+                .map_err(|error| DatapathError::Object(format!("cannot map the map {name}: {error}")))
+        }
+        Ok(Self {
+            config: mapped(loaded, "CONFIG")?,
+            rule_sets: mapped(loaded, "RULE_SETS")?,
+            services: mapped(loaded, "SERVICES")?,
+            forwards: mapped(loaded, "FORWARDS")?,
+            maglev: mapped(loaded, "MAGLEV")?,
+            echoes: mapped(loaded, "ECHOES")?,
+            echo_allow: mapped(loaded, "ECHO_ALLOW")?,
+            echo_ports: mapped(loaded, "ECHO_PORTS")?,
+            filter: mapped(loaded, "FILTER")?,
+            targets: mapped(loaded, "TARGETS")?,
+            next_hops: mapped(loaded, "NEXT_HOPS")?,
+            interfaces: mapped(loaded, "INTERFACES")?,
+            hop_index: loaded.map_fd("HOP_INDEX")?,
+            hop_free: loaded.map_fd("HOP_FREE")?,
+            locals: loaded.map_fd("LOCALS")?,
+            vlans: loaded.map_fd("VLANS")?,
+            vlan_links: loaded.map_fd("VLAN_LINKS")?,
+            devices: loaded.map_fd("DEVICES")?,
+            flows: loaded.map_fd("FLOWS")?,
+            half_open: loaded.map_fd("HALF_OPEN")?,
+        })
+    }
+}
+
+/// The loaded programs and their maps.
+pub struct Datapath {
+    maps: Maps,
+    counters: Counters,
+    loaded: Mutex<load::Loaded>,
+    publisher: Mutex<publish::Publisher>,
+    clock: clock::Clock,
+    tally: Mutex<Tally>,
+    adopted: bool,
+    cache_strides: [u32; 2],
+}
+
+/// A lock whose holder panicked is taken all the same: the maps behind it hold no half-done Rust value.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Datapath {
+    /// Loads the programs and makes or adopts the maps. The second value is what the operator should know.
+    ///
+    /// # Errors
+    ///
+    /// If the host lacks something, or something foreign is pinned.
+    pub fn open(options: &Options) -> Result<(Self, Vec<String>), DatapathError> {
+        let mut loaded = load::load(options)?;
+        let maps = Maps::open(&loaded)?;
+        let counters = Counters::open(&loaded)?;
+        let clock = clock::Clock::open(&loaded)?;
+        let cache_strides = [cache_stride(&loaded, "CACHE4")?, cache_stride(&loaded, "CACHE6")?];
+        let warnings = std::mem::take(&mut loaded.warnings);
+        let datapath = Self {
+            publisher: Mutex::new(publish::Publisher::new(maps.config.load32(0, publish::GENERATION))),
+            maps,
+            counters,
+            clock,
+            tally: Mutex::default(),
+            adopted: loaded.adopted,
+            cache_strides,
+            loaded: Mutex::new(loaded),
+        };
+        if !datapath.adopted {
+            datapath.fill_free_hops();
+        }
+        Ok((datapath, warnings))
+    }
+
+    /// Whether the maps of an earlier agent were adopted.
+    pub const fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Number of the live rule set; 0 before the first one.
+    pub fn generation(&self) -> u32 {
+        self.maps.config.load32(0, publish::GENERATION)
+    }
+
+    /// Writes the live settings.
+    pub fn configure(&self, settings: &Settings) {
+        settings::write(self, settings);
+    }
+
+    /// Publishes a rule set: what is live before the call is live until the single store that makes the new one live.
+    /// Returns its generation. Blocks for a grace period (some 10 ms).
+    pub fn publish(&self, images: &Images) -> u32 {
+        lock(&self.publisher).publish(&self.maps, &self.counters, images)
+    }
+
+    /// Attaches to an interface, or puts the new program in the place of the one that an earlier agent attached.
+    ///
+    /// # Errors
+    ///
+    /// See [`AttachError`]; nothing was changed then.
+    pub fn attach(&self, link: &Link, mode: AttachMode) -> Result<Attached, AttachError> {
+        attach::attach(self, link, mode)
+    }
+
+    /// Detaches from an interface, if attached.
+    ///
+    /// # Errors
+    ///
+    /// If the pin cannot be removed.
+    pub fn detach(&self, ifindex: u32) -> Result<(), DatapathError> {
+        attach::detach(self, ifindex)
+    }
+
+    /// Interfaces (by index) with a pinned link, also those whose interface is gone.
+    pub fn attached(&self) -> Vec<u32> {
+        lock(&self.loaded).pins.links()
+    }
+
+    /// Removes links, programs and maps: forwarding ends.
+    ///
+    /// # Errors
+    ///
+    /// If a pin cannot be removed.
+    pub fn remove(&self) -> Result<(), DatapathError> {
+        let loaded = lock(&self.loaded);
+        loaded.pins.remove().map_err(|error| DatapathError::Kernel { call: "unlink of the pins", error })
+    }
+
+    /// The counters.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Flows that fit: confirmed and half-open.
+    pub fn capacity(&self) -> (u64, u64) {
+        use std::os::fd::AsFd;
+        let entries =
+            |map: &OwnedFd| sys::map_info(map.as_fd()).map_or(0, |info| u64::from(info.max_entries / 2));
+        (entries(&self.maps.flows), entries(&self.maps.half_open))
+    }
+}
+
+/// Sets of a flow cache that each CPU owns.
+fn cache_stride(loaded: &load::Loaded, name: &str) -> Result<u32, DatapathError> {
+    use std::os::fd::AsFd;
+    let fd = loaded.map_fd(name)?;
+    let info = sys::map_info(fd.as_fd())
+        .map_err(|error| DatapathError::Kernel { call: "BPF_OBJ_GET_INFO", error })?;
+    let stride = info.max_entries / loaded.cpus.max(1);
+    // The mask needs a power of two; the configuration asks for one, a pinned map might be from elsewhere.
+    Ok(if stride.is_power_of_two() { stride } else { (stride / 2).next_power_of_two() })
+}

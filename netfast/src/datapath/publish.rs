@@ -1,0 +1,175 @@
+//! Publishes rule sets: images into the slot that is not live, then one store.
+
+use std::{
+    collections::HashSet,
+    mem::{offset_of, size_of},
+    time::{Duration, Instant},
+};
+
+use netfast_common::abi::{self, Config, Target};
+
+use super::{Counters, Maps, mapped::MappedArray, settings, sys};
+use crate::rules::images::Images;
+
+/// Offset of the field whose store publishes.
+pub(super) const GENERATION: usize = offset_of!(Config, generation);
+
+/// A cached line knows the low 16 bits of its generation. As long as fewer than half of 2^16 generations fit into the
+/// life of a line, no line can meet a later generation of the same 16 bits.
+const GENERATIONS_PER_LINE: u32 = 30_000;
+
+/// The writer of the double-buffered maps.
+pub(super) struct Publisher {
+    generation: u32,
+    window: Instant,
+    in_window: u32,
+}
+
+impl Publisher {
+    /// `generation` is the live one.
+    pub(super) fn new(generation: u32) -> Self {
+        Self { generation, window: Instant::now(), in_window: 0 }
+    }
+
+    /// See [`super::Datapath::publish`].
+    pub(super) fn publish(&mut self, maps: &Maps, counters: &Counters, images: &Images) -> u32 {
+        self.hold_back(maps);
+        // Programs that started before the last publication may still read the slot that is written now.
+        sys::grace_period();
+        let generation = next(self.generation);
+        let slot = generation & 1;
+
+        write_part(&maps.services, slot, abi::MAX_SERVICES, &images.services);
+        write_part(&maps.echo_allow, slot, abi::MAX_ALLOW, &images.echo_allow);
+        write_part(&maps.filter, slot, abi::MAX_FILTER_RULES, &images.filters);
+        write_part(&maps.maglev, slot, abi::MAX_MAGLEV_CELLS, &images.maglev);
+        write_indexed(&maps.forwards, slot, abi::MAX_FORWARDS, &images.forwards);
+        write_indexed(&maps.echoes, slot, abi::MAX_ECHOES, &images.echoes);
+        write_echo_ports(&maps.echo_ports, slot, &images.services);
+        let rule_set = abi::RuleSet {
+            services: images.services.len().min(abi::MAX_SERVICES as usize) as u32,
+            filters: images.filters.len().min(abi::MAX_FILTER_RULES as usize) as u32,
+        };
+        maps.rule_sets.set(slot, rule_set);
+        self.clear_counters(maps, counters, images);
+        for (index, target) in &images.targets {
+            write_target(&maps.targets, u32::from(*index), target);
+        }
+        // Sequentially consistent: all of the above is there for whoever sees it.
+        maps.config.store32(0, GENERATION, generation);
+        self.generation = generation;
+        generation
+    }
+
+    /// An index that goes to a new object takes its counter to zero; what an object has counted stays with it over
+    /// publications and restarts of the agent.
+    fn clear_counters(&self, maps: &Maps, counters: &Counters, images: &Images) {
+        let live = self.generation & 1;
+        for (index, target) in &images.targets {
+            if maps.targets.get(u32::from(*index)).is_some_and(|present| present.uid != target.uid) {
+                counters.clear_target(*index);
+            }
+        }
+        for (index, forward) in &images.forwards {
+            let present = maps.forwards.get(live * abi::MAX_FORWARDS + u32::from(*index));
+            if present.is_some_and(|present| present.uid != forward.uid) {
+                counters.clear_flows_made(*index);
+            }
+        }
+        for (index, echo) in &images.echoes {
+            let present = maps.echoes.get(live * abi::MAX_ECHOES + u32::from(*index));
+            if present.is_some_and(|present| present.uid != echo.uid) {
+                counters.clear_echo(*index);
+            }
+        }
+        let filters = maps.rule_sets.get(live).map_or(0, |set| set.filters.min(abi::MAX_FILTER_RULES));
+        let counted: HashSet<u16> = (0..filters)
+            .filter_map(|index| maps.filter.get(live * abi::MAX_FILTER_RULES + index))
+            .map(|rule| rule.counter)
+            .collect();
+        for rule in images.filters.iter().filter(|rule| !counted.contains(&rule.counter)) {
+            counters.clear_filter(rule.counter);
+        }
+    }
+
+    fn hold_back(&mut self, maps: &Maps) {
+        let seconds = maps.config.get(0).map_or(0, |config| settings::line_seconds(&config));
+        let window = Duration::from_secs(seconds);
+        if self.window.elapsed() >= window {
+            self.window = Instant::now();
+            self.in_window = 0;
+        } else if self.in_window >= GENERATIONS_PER_LINE {
+            std::thread::sleep(window.saturating_sub(self.window.elapsed()));
+            self.window = Instant::now();
+            self.in_window = 0;
+        }
+        self.in_window += 1;
+    }
+}
+
+/// The generation after `generation`: the other slot's, never 0.
+const fn next(generation: u32) -> u32 {
+    // 0 and 2 are of the same slot.
+    if generation == u32::MAX { 2 } else { generation + 1 }
+}
+
+fn write_part<T: aya::Pod>(map: &MappedArray<T>, slot: u32, part: u32, values: &[T]) {
+    for (index, value) in (0..part).zip(values) {
+        map.set(slot * part + index, *value);
+    }
+}
+
+/// Writes a part whose elements keep their index; the others become zero (a uid of 0: nobody).
+fn write_indexed<T: aya::Pod + Default>(map: &MappedArray<T>, slot: u32, part: u32, values: &[(u16, T)]) {
+    let mut all = vec![T::default(); part as usize];
+    for (index, value) in values {
+        if let Some(place) = all.get_mut(usize::from(*index)) {
+            *place = *value;
+        }
+    }
+    write_part(map, slot, part, &all);
+}
+
+/// The ports on which any echo reflector listens, a bit each: an answer to one of them could be answered again.
+fn write_echo_ports(map: &MappedArray<u64>, slot: u32, services: &[abi::Service]) {
+    let mut words = [0u64; abi::ECHO_PORT_WORDS as usize];
+    for service in services.iter().filter(|service| service.kind == abi::ServiceKind::Echo as u8) {
+        for port in service.port_low..=service.port_high {
+            words[usize::from(port) / 64] |= 1 << (port % 64);
+        }
+    }
+    write_part(map, slot, abi::ECHO_PORT_WORDS, &words);
+}
+
+/// Targets are not double-buffered: a flow may refer to the element. What can change while flows do is the next hop, by
+/// one store; an element that is another target's, or out of use, has no flows.
+fn write_target(map: &MappedArray<Target>, index: u32, target: &Target) {
+    let Some(present) = map.get(index) else { return };
+    if present == *target {
+        return;
+    }
+    let constant = |target: &Target| Target { next_hop: 0, ..*target };
+    if constant(&present) == constant(target) {
+        map.store16(index, offset_of!(Target, next_hop), target.next_hop);
+        return;
+    }
+    map.set(index, Target { in_use: 0, ..*target });
+    map.set(index, *target);
+    const { assert!(size_of::<Target>() == 64, "one cache line: the program reads it whole") };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_generation_is_the_other_slots_and_never_zero() {
+        for generation in [0, 1, 2, 3, u32::MAX - 1, u32::MAX] {
+            let after = next(generation);
+            assert_ne!(0, after);
+            assert_ne!(generation & 1, after & 1);
+        }
+        assert_eq!(2, next(u32::MAX), "slot 0, as 0 would be");
+        assert_eq!(1, next(0));
+    }
+}

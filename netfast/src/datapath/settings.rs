@@ -1,0 +1,225 @@
+//! The live settings (`CONFIG`), and how large a part of the flow cache is used.
+
+use std::{mem::offset_of, ops::RangeInclusive, time::Duration};
+
+use netfast_common::abi::{Config, Policy, PolicyClass, TcpTimeouts, Timeouts};
+
+use super::Datapath;
+
+/// Idle times after which a flow is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// UDP, both ways.
+    pub udp: Duration,
+    /// UDP, one way.
+    pub udp_one_way: Duration,
+    /// TCP handshake.
+    pub tcp_opening: Duration,
+    /// TCP established.
+    pub tcp_established: Duration,
+    /// TCP after a FIN.
+    pub tcp_closing: Duration,
+    /// TCP after a RST.
+    pub tcp_reset: Duration,
+}
+
+/// What of the configuration concerns the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Source ports that `nat` gives out.
+    pub nat_ports: RangeInclusive<u16>,
+    /// Idle times.
+    pub idle: Idle,
+    /// What is done with frames that cannot be classified, by [`PolicyClass`].
+    pub policies: [Policy; PolicyClass::COUNT],
+    /// Log lines a second and CPU of the slow path.
+    pub log_rate: u32,
+}
+
+/// Shortest idle time of a confirmed flow: a cached line lives for one unit of about a second at least, and two units may
+/// pass until it is seen to be void.
+const SHORTEST: Duration = Duration::from_secs(4);
+/// Longest life of a cached line, in units of about a second.
+const LONGEST_LINE: u32 = 16;
+
+/// Right shift that makes units of about a second out of jiffies.
+fn stamp_shift(hz: u32) -> u32 {
+    // 100 -> 7 (1.28 s), 250 -> 8 (1.02 s), 300 -> 8 (0.85 s), 1000 -> 10 (1.02 s)
+    let floor = hz.max(1).ilog2();
+    if f64::from(hz) / f64::from(1u32 << floor) > 1.414 { floor + 1 } else { floor }
+}
+
+fn jiffies(time: Duration, hz: u32) -> u32 {
+    // Half the counter's range is the longest time that a difference of two jiffies can tell.
+    u32::try_from(time.as_millis() * u128::from(hz) / 1000)
+        .map_or(i32::MAX as u32, |j| j.clamp(1, i32::MAX as u32))
+}
+
+/// Idle times in jiffies, and the life of a cached line in units of `jiffies >> stamp_shift`.
+fn times(idle: &Idle, hz: u32) -> (Timeouts, u32) {
+    let confirmed = |time: Duration| time.max(SHORTEST);
+    let idle = Idle {
+        udp: confirmed(idle.udp),
+        udp_one_way: idle.udp_one_way,
+        tcp_opening: idle.tcp_opening,
+        tcp_established: confirmed(idle.tcp_established),
+        tcp_closing: confirmed(idle.tcp_closing),
+        tcp_reset: confirmed(idle.tcp_reset),
+    };
+    let timeouts = Timeouts {
+        udp: jiffies(idle.udp, hz),
+        udp_one_way: jiffies(idle.udp_one_way, hz),
+        tcp: TcpTimeouts {
+            opening: jiffies(idle.tcp_opening, hz),
+            established: jiffies(idle.tcp_established, hz),
+            closing: jiffies(idle.tcp_closing, hz),
+            reset: jiffies(idle.tcp_reset, hz),
+        },
+    };
+    let shortest =
+        [timeouts.udp, timeouts.tcp.established, timeouts.tcp.closing, timeouts.tcp.reset].into_iter().min();
+    let units = (shortest.unwrap_or_default() >> stamp_shift(hz)) / 4;
+    (timeouts, units.clamp(1, LONGEST_LINE))
+}
+
+/// Seconds that a cached line may live, rounded up.
+pub(super) fn line_seconds(config: &Config) -> u64 {
+    let jiffies = u64::from(config.line_lifetime + 1) << config.stamp_shift;
+    jiffies.div_ceil(u64::from(config.hz.max(1)))
+}
+
+/// Writes all settings, each by one store. The seed stays with the pins, since cache lines are found by it.
+pub(super) fn write(datapath: &Datapath, settings: &Settings) {
+    let config = &datapath.maps.config;
+    let store = |offset: usize, value: u32| config.store32(0, offset, value);
+    let hz = datapath.clock.hz();
+    let (timeouts, line_lifetime) = times(&settings.idle, hz);
+
+    store(offset_of!(Config, hz), hz);
+    store(offset_of!(Config, stamp_shift), stamp_shift(hz));
+    store(offset_of!(Config, line_lifetime), line_lifetime);
+    store(offset_of!(Config, nat_port_low), u32::from(*settings.nat_ports.start()));
+    store(offset_of!(Config, nat_port_high), u32::from(*settings.nat_ports.end()));
+    if config.load32(0, offset_of!(Config, seed)) == 0 {
+        store(offset_of!(Config, seed), random());
+    }
+    let base = offset_of!(Config, timeouts);
+    store(base + offset_of!(Timeouts, udp), timeouts.udp);
+    store(base + offset_of!(Timeouts, udp_one_way), timeouts.udp_one_way);
+    let tcp = base + offset_of!(Timeouts, tcp);
+    store(tcp + offset_of!(TcpTimeouts, opening), timeouts.tcp.opening);
+    store(tcp + offset_of!(TcpTimeouts, established), timeouts.tcp.established);
+    store(tcp + offset_of!(TcpTimeouts, closing), timeouts.tcp.closing);
+    store(tcp + offset_of!(TcpTimeouts, reset), timeouts.tcp.reset);
+    for (class, policy) in settings.policies.iter().enumerate() {
+        store(offset_of!(Config, policies) + class * 4, *policy as u32);
+    }
+    store(offset_of!(Config, log_rate), settings.log_rate);
+
+    // Masks before strides would let a CPU read its neighbour's part; both are only changed while no rule set is live.
+    if datapath.generation() == 0 {
+        let [stride4, stride6] = datapath.cache_strides;
+        store(offset_of!(Config, cache4_stride), stride4);
+        store(offset_of!(Config, cache6_stride), stride6);
+        fit_caches(datapath, 0, 0);
+    }
+}
+
+/// Sets that the flow cache should use for so many active flows, as a mask. `present` is the mask in use.
+///
+/// A flow has two lines, one per direction, and a set two ways: with as many sets as twice the flows the ways are half
+/// full at most. Fewer sets make more misses by conflict; more would spread the lines in use over more of the CPU's cache
+/// than they need. A prefix in use is only halved when it is four times as large as needed, because each change moves
+/// lines and so costs a pass by the flow table for each.
+pub const fn fit(flows: u64, present: u32, stride: u32) -> u32 {
+    /// Sets used at least: 16 KiB of the IPv4 cache.
+    const LEAST: u64 = 256;
+    let wanted = if flows > u32::MAX as u64 / 4 { u32::MAX as u64 / 4 } else { flows } * 2;
+    let mut sets = if wanted < LEAST { LEAST } else { wanted.next_power_of_two() };
+    let in_use = present as u64 + 1;
+    if sets < in_use && sets * 4 > in_use {
+        sets = in_use;
+    }
+    if sets > stride as u64 {
+        sets = stride as u64;
+    }
+    if sets == 0 { 0 } else { (sets - 1) as u32 }
+}
+
+/// Fits both caches to the numbers of active IPv4 and IPv6 flows.
+pub(super) fn fit_caches(datapath: &Datapath, flows4: u64, flows6: u64) {
+    let config = &datapath.maps.config;
+    let caches = [
+        (offset_of!(Config, cache4_mask), flows4, datapath.cache_strides[0]),
+        (offset_of!(Config, cache6_mask), flows6, datapath.cache_strides[1]),
+    ];
+    for (offset, flows, stride) in caches {
+        let present = config.load32(0, offset);
+        let mask = fit(flows, present, stride);
+        if mask != present {
+            config.store32(0, offset, mask);
+        }
+    }
+}
+
+/// A random number that is not 0.
+fn random() -> u32 {
+    let mut bytes = [0u8; 4];
+    // SAFETY: writes at most `bytes.len()` bytes into `bytes`.
+    let _ = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    u32::from_ne_bytes(bytes).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Idle = Idle {
+        udp: Duration::from_secs(300),
+        udp_one_way: Duration::from_secs(30),
+        tcp_opening: Duration::from_secs(240),
+        tcp_established: Duration::from_secs(7440),
+        tcp_closing: Duration::from_secs(240),
+        tcp_reset: Duration::from_secs(10),
+    };
+
+    #[test]
+    fn a_stamp_is_about_a_second() {
+        for hz in [100, 250, 300, 1000] {
+            let seconds = f64::from(1u32 << stamp_shift(hz)) / f64::from(hz);
+            assert!((0.7..1.42).contains(&seconds), "{hz} Hz: {seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_line_is_void_long_before_the_shortest_flow_expires() {
+        for hz in [100, 250, 300, 1000] {
+            for reset in [1, 4, 10, 60, 240] {
+                let idle = Idle { tcp_reset: Duration::from_secs(reset), ..IDLE };
+                let (timeouts, lifetime) = times(&idle, hz);
+                assert!((1..=LONGEST_LINE).contains(&lifetime));
+                let worst = (lifetime + 1) << stamp_shift(hz);
+                assert!(worst < timeouts.tcp.reset, "{hz} Hz, {reset} s: {worst} of {}", timeouts.tcp.reset);
+            }
+        }
+    }
+
+    #[test]
+    fn long_times_do_not_overflow_jiffies() {
+        assert_eq!(i32::MAX as u32, jiffies(Duration::from_secs(u64::from(u32::MAX)), 1000));
+        assert_eq!(1, jiffies(Duration::from_micros(1), 100));
+        assert_eq!(75_000, jiffies(Duration::from_secs(300), 250));
+    }
+
+    #[test]
+    fn the_cache_follows_the_flows_with_hysteresis() {
+        assert_eq!(255, fit(0, 0, 16_384));
+        assert_eq!(2047, fit(1000, 255, 16_384));
+        assert_eq!(2047, fit(600, 2047, 16_384), "needs 2048");
+        assert_eq!(2047, fit(400, 2047, 16_384), "needs 1024: not worth a change");
+        assert_eq!(511, fit(200, 2047, 16_384), "needs 512");
+        assert_eq!(16_383, fit(1_000_000, 2047, 16_384), "the operator's limit");
+        assert_eq!(16_383, fit(u64::MAX, 2047, 16_384));
+        assert_eq!(127, fit(u64::MAX, 0, 128));
+    }
+}

@@ -1,0 +1,311 @@
+//! Ageing: takes flows out of the tables that are dead for the program already, and counts the others.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use netfast_common::{
+    abi::{Config, Flow, FlowKey, MAX_FORWARDS, Timeouts},
+    flow::{ORIGINAL, elapsed, is_expired, reverse},
+};
+
+use super::{Datapath, DatapathError, lock, settings, sys};
+
+/// Entries read by one system call.
+pub(super) const BATCH: usize = 4096;
+/// After so many batches the thread sleeps a little, so that a sweep of a large table leaves the CPU to others.
+const BATCHES_IN_A_ROW: usize = 16;
+/// One reply entry in so many is checked in each sweep for having an original.
+const ORPHAN_SHARE: u32 = 12;
+/// The program inserts the two entries of a flow one after the other; longer than that takes.
+const ORPHAN_GRACE: Duration = Duration::from_millis(100);
+
+/// A set of 16-bit indexes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Indexes(Vec<u64>);
+
+impl Indexes {
+    /// Adds one.
+    pub fn insert(&mut self, index: u16) {
+        if self.0.is_empty() {
+            self.0.resize(1024, 0);
+        }
+        self.0[usize::from(index) / 64] |= 1 << (index % 64);
+    }
+
+    /// Whether it is there.
+    pub fn contains(&self, index: u16) -> bool {
+        self.0.get(usize::from(index) / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        (0..=u16::MAX).filter(|index| self.contains(*index))
+    }
+}
+
+/// What a sweep found alive.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Confirmed flows.
+    pub confirmed: u64,
+    /// Flows that are not confirmed.
+    pub half_open: u64,
+    /// Flows by uid of their forward.
+    pub forwards: HashMap<u32, u64>,
+    /// Flows by index of their target.
+    pub targets: HashMap<u16, u64>,
+    /// Next hops that flows refer to.
+    pub hops: Indexes,
+    /// Flows that had packets lately: IPv4, IPv6.
+    active: [u64; 2],
+}
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Flows ended because their idle time was over.
+    pub expired: u64,
+    /// Flows ended because their forward is gone.
+    pub removed: u64,
+    /// Reply entries without an original.
+    pub orphans: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What becomes of an entry of the original direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Lives,
+    Expired,
+    ForwardGone,
+}
+
+fn judge(flow: &Flow, now: u32, timeouts: &Timeouts, forwards: &[u32]) -> Fate {
+    if forwards.get(usize::from(flow.forward)) != Some(&flow.forward_uid) {
+        Fate::ForwardGone
+    } else if is_expired(flow, now, timeouts) {
+        Fate::Expired
+    } else {
+        Fate::Lives
+    }
+}
+
+/// Walks one flow table or the other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Table {
+    /// FLOWS.
+    Confirmed,
+    /// HALF_OPEN.
+    HalfOpen,
+}
+
+impl Datapath {
+    pub(super) fn table(&self, table: Table) -> std::os::fd::BorrowedFd<'_> {
+        match table {
+            Table::Confirmed => self.maps.flows.as_fd(),
+            Table::HalfOpen => self.maps.half_open.as_fd(),
+        }
+    }
+
+    /// Deletes both entries of a flow, the original first: a packet in between finds no flow or a reply entry that
+    /// leads nowhere, and both mean that there is none.
+    pub(super) fn delete_flow(&self, table: Table, key: &FlowKey, flow: &Flow) -> io::Result<()> {
+        let map = self.table(table);
+        sys::delete(map, key)?;
+        let reply = reverse(&flow.translated);
+        // Only the flow's own: another one may have the tuple by now.
+        if sys::lookup::<FlowKey, Flow>(map, &reply)?.is_some_and(|entry| reverse(&entry.translated) == *key)
+        {
+            sys::delete(map, &reply)?;
+        }
+        Ok(())
+    }
+
+    /// Uids of the live rule set's forwards, by index.
+    fn live_forwards(&self) -> Vec<u32> {
+        let base = (self.generation() & 1) * MAX_FORWARDS;
+        (0..MAX_FORWARDS)
+            .map(|index| self.maps.forwards.get(base + index).map_or(0, |forward| forward.uid))
+            .collect()
+    }
+
+    /// Takes dead flows out of both tables and fits the flow cache to the living. Blocks: at a million flows for about
+    /// a second. `round` counts sweeps.
+    ///
+    /// # Errors
+    ///
+    /// If a table cannot be read; what was done until then stays done.
+    pub fn sweep(&self, round: u32) -> Result<SweepReport, DatapathError> {
+        let started = Instant::now();
+        let config: Config = self.maps.config.get(0).unwrap_or_default();
+        let recently =
+            u32::try_from(settings::line_seconds(&config) * 2).unwrap_or(60).saturating_mul(config.hz);
+        let forwards = self.live_forwards();
+        let mut tally = Tally::default();
+        let mut report = SweepReport::default();
+        let mut suspects = Vec::new();
+        for table in [Table::Confirmed, Table::HalfOpen] {
+            let failed = |error| DatapathError::Kernel { call: "sweep of the flow tables", error };
+            let mut batches = sys::Batches::<FlowKey, Flow>::new(self.table(table), BATCH);
+            let mut dead = Vec::new();
+            let mut read = 0;
+            while let Some((keys, flows)) = batches.next().map_err(failed)? {
+                // Read before the flows would make a flow seen later look old by the difference; `elapsed` takes a
+                // flow from the future as just seen.
+                let now = self.clock.now()?;
+                for (key, flow) in keys.iter().zip(flows) {
+                    if flow.direction != ORIGINAL {
+                        tally.hops.insert(flow.next_hop);
+                        if spread(key) % ORPHAN_SHARE == round % ORPHAN_SHARE {
+                            suspects.push((table, *key));
+                        }
+                        continue;
+                    }
+                    match judge(flow, now, &config.timeouts, &forwards) {
+                        Fate::Lives => tally.add(table, key, flow, elapsed(now, flow.last_seen) < recently),
+                        Fate::Expired => {
+                            report.expired += 1;
+                            dead.push((*key, *flow));
+                        }
+                        Fate::ForwardGone => {
+                            report.removed += 1;
+                            dead.push((*key, *flow));
+                        }
+                    }
+                }
+                for (key, flow) in dead.drain(..) {
+                    self.delete_flow(table, &key, &flow).map_err(failed)?;
+                }
+                read += 1;
+                if read % BATCHES_IN_A_ROW == 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            report.orphans += self.delete_orphans(&mut suspects).map_err(failed)?;
+        }
+        settings::fit_caches(self, tally.active[0], tally.active[1]);
+        *lock(&self.tally) = tally;
+        report.took = started.elapsed();
+        Ok(report)
+    }
+
+    /// What the last sweep found alive.
+    pub fn tally(&self) -> Tally {
+        lock(&self.tally).clone()
+    }
+
+    fn is_orphan(&self, table: Table, key: &FlowKey) -> io::Result<bool> {
+        let Some(entry) = sys::lookup::<FlowKey, Flow>(self.table(table), key)? else { return Ok(false) };
+        let original = reverse(&entry.translated);
+        for table in [Table::Confirmed, Table::HalfOpen] {
+            if sys::lookup::<FlowKey, Flow>(self.table(table), &original)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn delete_orphans(&self, suspects: &mut Vec<(Table, FlowKey)>) -> io::Result<u64> {
+        let mut orphans = Vec::new();
+        for (table, key) in suspects.drain(..) {
+            if self.is_orphan(table, &key)? {
+                orphans.push((table, key));
+            }
+        }
+        if orphans.is_empty() {
+            return Ok(0);
+        }
+        std::thread::sleep(ORPHAN_GRACE);
+        let mut deleted = 0;
+        for (table, key) in orphans {
+            if self.is_orphan(table, &key)? && sys::delete(self.table(table), &key)? {
+                deleted += 1;
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+impl Tally {
+    fn add(&mut self, table: Table, key: &FlowKey, flow: &Flow, active: bool) {
+        match table {
+            Table::Confirmed => self.confirmed += 1,
+            Table::HalfOpen => self.half_open += 1,
+        }
+        *self.forwards.entry(flow.forward_uid).or_default() += 1;
+        *self.targets.entry(flow.target).or_default() += 1;
+        self.hops.insert(flow.next_hop);
+        if active {
+            let version6 = netfast_common::addr::to_ip(&key.source).is_ipv6();
+            self.active[usize::from(version6)] += 1;
+        }
+    }
+}
+
+/// Spreads reply entries over sweeps.
+fn spread(key: &FlowKey) -> u32 {
+    let ports = u32::from_be_bytes([
+        key.source_port[0],
+        key.source_port[1],
+        key.destination_port[0],
+        key.destination_port[1],
+    ]);
+    ports.wrapping_mul(0x9e37_79b9) >> 16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netfast_common::flow::State;
+
+    #[test]
+    fn a_flow_lives_until_its_time_is_over_or_its_forward_is_gone() {
+        let timeouts = Timeouts { udp: 300, udp_one_way: 30, ..Timeouts::default() };
+        let flow = Flow {
+            last_seen: u32::MAX - 10,
+            forward: 2,
+            forward_uid: 77,
+            state: State::TwoWay as u8,
+            ..Flow::default()
+        };
+        let forwards = [0, 0, 77];
+        let at = |after: u32| flow.last_seen.wrapping_add(after);
+        assert_eq!(Fate::Lives, judge(&flow, at(300), &timeouts, &forwards));
+        assert_eq!(Fate::Expired, judge(&flow, at(301), &timeouts, &forwards));
+        assert_eq!(
+            Fate::Lives,
+            judge(&flow, at(0).wrapping_sub(5), &timeouts, &forwards),
+            "another CPU's clock"
+        );
+        assert_eq!(Fate::ForwardGone, judge(&flow, at(1), &timeouts, &[0, 0, 78]), "the index is another's");
+        assert_eq!(Fate::ForwardGone, judge(&flow, at(1), &timeouts, &[0]));
+        let one_way = Flow { state: State::OneWay as u8, ..flow };
+        assert_eq!(Fate::Expired, judge(&one_way, at(31), &timeouts, &forwards));
+    }
+
+    #[test]
+    fn sets_of_indexes() {
+        let mut set = Indexes::default();
+        assert!(!set.contains(5));
+        for index in [0, 5, 64, u16::MAX] {
+            set.insert(index);
+        }
+        assert_eq!(vec![0, 5, 64, u16::MAX], set.iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_reply_is_checked_once_in_so_many_sweeps() {
+        let mut shares = [0; ORPHAN_SHARE as usize];
+        for port in 1..=60_000u16 {
+            let key =
+                FlowKey { source_port: port.to_be_bytes(), destination_port: [0, 80], ..FlowKey::default() };
+            shares[(spread(&key) % ORPHAN_SHARE) as usize] += 1;
+        }
+        assert!(shares.iter().all(|share| (2_500..10_000).contains(share)), "{shares:?}");
+    }
+}
