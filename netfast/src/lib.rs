@@ -1,6 +1,7 @@
 //! The agent, the CLI and what they share. ARCHITECTURE.md has the code map.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod metrics;

@@ -1,0 +1,86 @@
+//! What all verbs that change something share: sending the operations and saying what came of them.
+
+use super::{Context, failure::Outcome};
+use crate::api::types::{ChangeAction, ChangeReply, ChangeRequest, ObjectChange, Operation};
+
+/// So many unchanged objects are listed; more are counted.
+const FEW: usize = 5;
+
+/// Flags of every verb that changes something.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ChangeFlags {
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Refuse (exit code 5) unless the present revision is N
+    #[arg(long, value_name = "N")]
+    if_revision: Option<u64>,
+}
+
+/// Sends the operations as one change and prints what happened, a line an object.
+///
+/// # Errors
+/// What the agent answered.
+pub async fn submit(context: &Context, flags: &ChangeFlags, operations: Vec<Operation>) -> Outcome {
+    let reply = send(context, flags, operations).await?;
+    print(context, &reply)
+}
+
+/// Sends the operations as one change.
+///
+/// # Errors
+/// What the agent answered.
+pub async fn send(
+    context: &Context,
+    flags: &ChangeFlags,
+    operations: Vec<Operation>,
+) -> Result<ChangeReply, super::Failure> {
+    let request = ChangeRequest { operations, dry_run: flags.dry_run, if_revision: flags.if_revision };
+    Ok(context.client.change(&request).await?)
+}
+
+/// Prints what happened.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub fn print(context: &Context, reply: &ChangeReply) -> Outcome {
+    let output = context.output;
+    for warning in &reply.warnings {
+        output.warning(warning);
+    }
+    if output.is_json() {
+        return output.json_list(reply, &reply.changes);
+    }
+    if reply.changes.is_empty() {
+        return output.done(&format!("nothing to change ({})", revision(reply)));
+    }
+    // Of a large file that was applied again, what stayed as it was is no news.
+    let (same, news): (Vec<_>, Vec<_>) =
+        reply.changes.iter().partition(|change| change.action == ChangeAction::Unchanged);
+    let shown = if same.len() <= FEW { reply.changes.iter().collect() } else { news };
+    let mut lines: Vec<_> = shown.into_iter().map(|change| line(change, reply)).collect();
+    if same.len() > FEW {
+        lines.push(format!("{} objects unchanged ({})", same.len(), revision(reply)));
+    }
+    output.done(&lines.join("\n"))
+}
+
+/// `forward web created (revision 12)`.
+fn line(change: &ObjectChange, reply: &ChangeReply) -> String {
+    let ObjectChange { kind, name, action } = change;
+    let done = match (kind.as_str(), action) {
+        ("interface", ChangeAction::Created) => "attached",
+        ("interface", ChangeAction::Deleted) => "detached",
+        _ => action.as_str(),
+    };
+    let would = if reply.dry_run && *action != ChangeAction::Unchanged { "would be " } else { "" };
+    format!("{kind} {name} {would}{done} ({})", revision(reply))
+}
+
+fn revision(reply: &ChangeReply) -> String {
+    if reply.dry_run {
+        format!("dry run; revision {} stays", reply.revision)
+    } else {
+        format!("revision {}", reply.revision)
+    }
+}

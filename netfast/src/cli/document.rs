@@ -1,0 +1,48 @@
+//! docs/cli.md, out of what clap knows.
+
+use std::fmt::Write;
+
+use clap::Command;
+
+/// The reference of the command line as Markdown. A test keeps docs/cli.md equal to it.
+pub fn markdown() -> String {
+    let mut command = super::command().disable_help_subcommand(true).term_width(100);
+    command.build();
+    let mut text = String::from(
+        "# The command line\n\n\
+         This file is made from the program's own help; `UPDATE_DOCS=1 cargo test -p netfast --test cli_docs` writes it \
+         anew.\n\n",
+    );
+    contents(&command, &mut text, 0);
+    section(&command, &mut text);
+    text
+}
+
+fn contents(command: &Command, text: &mut String, depth: usize) {
+    let name = name(command);
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "{:indent$}- [`{name}`](#{}): {}",
+        "",
+        name.replace(' ', "-"),
+        command.get_about().map(ToString::to_string).unwrap_or_default(),
+        indent = depth * 2
+    );
+    for below in command.get_subcommands() {
+        contents(below, text, depth + 1);
+    }
+}
+
+fn section(command: &Command, text: &mut String) {
+    let help = command.clone().disable_colored_help(true).render_long_help().to_string();
+    let help: Vec<_> = help.lines().map(str::trim_end).collect();
+    let _ = write!(text, "\n## {}\n\n```text\n{}\n```\n", name(command), help.join("\n").trim_end());
+    for below in command.get_subcommands() {
+        section(below, text);
+    }
+}
+
+fn name(command: &Command) -> String {
+    command.get_bin_name().unwrap_or(command.get_name()).to_owned()
+}

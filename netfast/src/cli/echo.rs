@@ -1,0 +1,124 @@
+//! `netfast echo`.
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::{
+    Context,
+    change::{self, ChangeFlags},
+    failure::Outcome,
+    values,
+};
+use crate::api::types::{self, DEFAULT_ECHO_RATE, Endpoint, Operation, SCHEMA_VERSION};
+
+/// UDP echo reflectors (RFC 862)
+#[derive(Debug, clap::Subcommand)]
+pub enum Echo {
+    List(List),
+    Add(Add),
+    Delete(Delete),
+}
+
+impl Echo {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// What the agent answered.
+    pub async fn run(self, context: &Context) -> Outcome {
+        match self {
+            Self::List(_) => list(context).await,
+            Self::Add(Add { listen, allow, rate, comment, if_not_exists, flags }) => {
+                let echo = types::Echo { listen, allow, rate, comment };
+                change::submit(context, &flags, vec![Operation::EchoAdd { echo, if_not_exists }]).await
+            }
+            Self::Delete(Delete { listen, flags }) => {
+                let operations = listen.into_iter().map(|listen| Operation::EchoDelete { listen }).collect();
+                change::submit(context, &flags, operations).await
+            }
+        }
+    }
+}
+
+/// Lists the echo reflectors
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast echo list
+  netfast echo list -o json")]
+pub struct List {}
+
+/// Adds a UDP echo reflector
+///
+/// Every UDP packet to LISTEN from an allowed source goes back to its sender as it came. Sources not on the list, sources over
+/// their rate, and source ports that might answer an answer (RFC 862, CVE-2024-2169) are dropped and counted.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast echo add 192.0.2.10:7 --allow 198.51.100.0/24 --rate 1000
+  netfast echo add '[2001:db8::10]:7' --allow 2001:db8::/32 --allow 2001:db8:ffff::1
+  netfast echo add 192.0.2.10:7 --allow 0.0.0.0/0        # everybody: think twice")]
+pub struct Add {
+    /// Where it listens: ADDRESS:PORT
+    listen: Endpoint,
+    /// Sources that may use it; give it once for each prefix, or several with commas
+    #[arg(long, required = true, value_name = "PREFIX", value_delimiter = ',', value_parser = values::prefix)]
+    allow: Vec<IpNet>,
+    /// Packets a second that one source address may have reflected
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ECHO_RATE)]
+    rate: u32,
+    /// Free text
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
+    /// Leave an existing reflector at LISTEN as it is
+    #[arg(long)]
+    if_not_exists: bool,
+    #[command(flatten)]
+    flags: ChangeFlags,
+}
+
+/// Deletes echo reflectors
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast echo delete 192.0.2.10:7")]
+pub struct Delete {
+    /// Where they listen: ADDRESS:PORT
+    #[arg(required = true)]
+    listen: Vec<Endpoint>,
+    #[command(flatten)]
+    flags: ChangeFlags,
+}
+
+#[derive(Serialize)]
+struct EchoList {
+    schema_version: u32,
+    revision: u64,
+    echoes: Vec<types::Echo>,
+}
+
+async fn list(context: &Context) -> Outcome {
+    let intent = context.client.intent().await?;
+    let echoes = intent.rules.echoes;
+    let output = context.output;
+    if output.is_json() {
+        let document = EchoList { schema_version: SCHEMA_VERSION, revision: intent.revision, echoes };
+        return output.json_list(&document, &document.echoes);
+    }
+    if echoes.is_empty() {
+        output.note("no echo reflectors; add one: netfast echo add 192.0.2.10:7 --allow 198.51.100.0/24");
+        return Ok(());
+    }
+    let rows = echoes
+        .iter()
+        .map(|echo| {
+            let allow: Vec<_> = echo.allow.iter().map(IpNet::to_string).collect();
+            vec![
+                echo.listen.to_string(),
+                if allow.is_empty() { "nobody".to_owned() } else { allow.join(" ") },
+                echo.rate.to_string(),
+                echo.comment.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    output.table(&["LISTEN", "ALLOW", "RATE/S", "COMMENT"], &["RATE/S"], rows)
+}

@@ -1,0 +1,275 @@
+//! `netfast forward`.
+
+use serde::Serialize;
+
+use super::{
+    Context,
+    change::{self, ChangeFlags},
+    failure::{Failure, Outcome},
+    units, values,
+    values::word,
+};
+use crate::api::types::{
+    self, Endpoint, ForwardCount, ForwardMode, Operation, SCHEMA_VERSION, Stats, TargetCount, Transport,
+};
+
+/// Forwards: services whose connections go to targets
+#[derive(Debug, clap::Subcommand)]
+pub enum Forward {
+    List(List),
+    Show(Show),
+    Add(Add),
+    Set(Set),
+    Delete(Delete),
+}
+
+impl Forward {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// What the agent answered.
+    pub async fn run(self, context: &Context) -> Outcome {
+        match self {
+            Self::List(_) => list(context).await,
+            Self::Show(verb) => show(context, &verb.name).await,
+            Self::Add(verb) => {
+                let operation = Operation::ForwardAdd {
+                    forward: verb.forward.into_forward(),
+                    if_not_exists: verb.if_not_exists,
+                };
+                change::submit(context, &verb.flags, vec![operation]).await
+            }
+            Self::Set(verb) => {
+                let operation = Operation::ForwardSet { forward: verb.forward.into_forward() };
+                change::submit(context, &verb.flags, vec![operation]).await
+            }
+            Self::Delete(verb) => {
+                let operations =
+                    verb.names.into_iter().map(|name| Operation::ForwardDelete { name }).collect();
+                change::submit(context, &verb.flags, operations).await
+            }
+        }
+    }
+}
+
+/// Lists the forwards
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast forward list
+  netfast forward list -o jsonl | jq -r .name")]
+pub struct List {}
+
+/// Shows one forward with its targets and counters
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast forward show web")]
+pub struct Show {
+    /// Name of the forward
+    name: String,
+}
+
+/// Adds a forward
+///
+/// New connections to LISTEN are spread over the targets by their addresses and ports (Maglev hashing), each target by its
+/// weight. A connection stays with its target. In mode nat (the default) both addresses are rewritten and replies come
+/// back through this host whatever the target's routes are; in mode dnat the target sees the client's address and has to
+/// route its replies through this host.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast forward add web tcp 192.0.2.10:443 --to 10.0.0.11:8443 --to 10.0.0.12:8443,weight=2
+  netfast forward add dns udp 192.0.2.10:53 --to 10.0.0.53:53 --mode dnat
+  netfast forward add games udp 192.0.2.10:27000-27099 --to 10.0.0.7:27000-27099
+  netfast forward add web6 tcp '[2001:db8::10]:443' --to '[2001:db8:1::11]:8443'")]
+pub struct Add {
+    #[command(flatten)]
+    forward: ForwardArguments,
+    /// Leave an existing forward of that name as it is
+    #[arg(long)]
+    if_not_exists: bool,
+    #[command(flatten)]
+    flags: ChangeFlags,
+}
+
+/// Creates a forward, or replaces the one of that name
+///
+/// The forward is afterwards exactly what the command line says: targets that are not named are removed. Flows to targets
+/// that stay go on.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast forward set web tcp 192.0.2.10:443 --to 10.0.0.11:8443 --to 10.0.0.13:8443")]
+pub struct Set {
+    #[command(flatten)]
+    forward: ForwardArguments,
+    #[command(flatten)]
+    flags: ChangeFlags,
+}
+
+/// Deletes forwards; their flows end
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast forward delete web
+  netfast forward delete web dns games")]
+pub struct Delete {
+    /// Names of the forwards
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    #[command(flatten)]
+    flags: ChangeFlags,
+}
+
+#[derive(Debug, clap::Args)]
+struct ForwardArguments {
+    /// Name of the forward
+    name: String,
+    /// Protocol
+    #[arg(value_parser = word::<Transport>(Transport::WORDS))]
+    protocol: Transport,
+    /// Where it listens: ADDRESS:PORT or ADDRESS:FIRST-LAST
+    listen: Endpoint,
+    /// A target: ADDRESS:PORT[,weight=N]; give it once for each target
+    #[arg(long = "to", value_name = "TARGET", value_parser = values::target)]
+    targets: Vec<types::Target>,
+    /// How packets go to the targets
+    #[arg(long, default_value = "nat", value_parser = word::<ForwardMode>(ForwardMode::WORDS))]
+    mode: ForwardMode,
+    /// Free text
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
+}
+
+impl ForwardArguments {
+    fn into_forward(self) -> types::Forward {
+        let Self { name, protocol, listen, targets, mode, comment } = self;
+        types::Forward { name, protocol, listen, mode, targets, comment }
+    }
+}
+
+#[derive(Serialize)]
+struct ForwardList {
+    schema_version: u32,
+    revision: u64,
+    forwards: Vec<types::Forward>,
+}
+
+async fn list(context: &Context) -> Outcome {
+    let intent = context.client.intent().await?;
+    let forwards = intent.rules.forwards;
+    let output = context.output;
+    if output.is_json() {
+        let document = ForwardList { schema_version: SCHEMA_VERSION, revision: intent.revision, forwards };
+        return output.json_list(&document, &document.forwards);
+    }
+    if forwards.is_empty() {
+        output.note("no forwards; add one: netfast forward add web tcp 192.0.2.10:443 --to 10.0.0.11:8443");
+        return Ok(());
+    }
+    let shown = if output.is_wide() { usize::MAX } else { 2 };
+    let rows = forwards
+        .iter()
+        .map(|forward| {
+            let mut targets: Vec<_> = forward.targets.iter().take(shown).map(target).collect();
+            if targets.is_empty() {
+                targets.push("none".to_owned());
+            }
+            if forward.targets.len() > shown {
+                targets.push(format!("+{}", forward.targets.len() - shown));
+            }
+            vec![
+                forward.name.clone(),
+                forward.protocol.to_string(),
+                forward.listen.to_string(),
+                forward.mode.to_string(),
+                targets.join(" "),
+                forward.comment.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    output.table(&["NAME", "PROTO", "LISTEN", "MODE", "TARGETS", "COMMENT"], &[], rows)
+}
+
+/// As on the command line.
+fn target(target: &types::Target) -> String {
+    match target.weight {
+        1 => target.address.to_string(),
+        weight => format!("{},weight={weight}", target.address),
+    }
+}
+
+#[derive(Serialize)]
+struct ForwardPage<'a> {
+    schema_version: u32,
+    revision: u64,
+    forward: &'a types::Forward,
+    counters: Option<&'a ForwardCount>,
+    target_counters: Vec<&'a TargetCount>,
+}
+
+async fn show(context: &Context, name: &str) -> Outcome {
+    let intent = context.client.intent().await?;
+    let forward = find(&intent.rules.forwards, name)?;
+    let stats = context.client.stats().await?;
+    let counters = stats.forwards.iter().find(|count| count.forward == name);
+    let output = context.output;
+    if output.is_json() {
+        return output.json(&ForwardPage {
+            schema_version: SCHEMA_VERSION,
+            revision: intent.revision,
+            forward,
+            counters,
+            target_counters: stats.targets.iter().filter(|count| count.forward == name).collect(),
+        });
+    }
+    let mut page = vec![
+        ("name", forward.name.clone()),
+        ("listen", format!("{} {}", forward.protocol, forward.listen)),
+        ("mode", forward.mode.to_string()),
+    ];
+    page.extend(forward.comment.clone().map(|comment| ("comment", comment)));
+    if let Some(count) = counters {
+        page.push(("flows", format!("{} now, {} since it exists", count.flows, count.flows_total)));
+        page.push(("to targets", traffic(count.to_target)));
+        page.push(("to clients", traffic(count.to_client)));
+    }
+    let text: String = page.iter().map(|(key, value)| format!("{key:<11} {value}\n")).collect();
+    output.text(&text)?;
+    if forward.targets.is_empty() {
+        output.note(&format!("no targets; add one: netfast target add {name} 10.0.0.11:8443"));
+        return Ok(());
+    }
+    output.line("")?;
+    super::target::table(output, forward, &stats)
+}
+
+fn traffic(count: types::Count) -> String {
+    format!("{} packets, {}", units::count(count.packets), units::bytes(count.bytes))
+}
+
+/// The forward of that name.
+///
+/// # Errors
+/// That there is none, with the likeliest one meant.
+pub fn find<'a>(forwards: &'a [types::Forward], name: &str) -> Result<&'a types::Forward, Failure> {
+    forwards.iter().find(|forward| forward.name == name).ok_or_else(|| {
+        let near = forwards
+            .iter()
+            .map(|forward| (strsim::jaro_winkler(name, &forward.name), &forward.name))
+            .filter(|(score, _)| *score > 0.7)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        match near {
+            Some((_, near)) => {
+                Failure::not_found(format_args!("no forward {name:?} (did you mean {near:?}?)"))
+            }
+            None => Failure::not_found(format_args!("no forward {name:?}; `netfast forward list` shows all")),
+        }
+    })
+}
+
+/// The counters of a target.
+pub fn target_count<'a>(stats: &'a Stats, forward: &str, address: &str) -> Option<&'a TargetCount> {
+    stats.targets.iter().find(|count| count.forward == forward && count.target == address)
+}

@@ -1,0 +1,195 @@
+//! `netfast target`.
+
+use serde::Serialize;
+
+use super::{
+    Context,
+    change::{self, ChangeFlags},
+    failure::Outcome,
+    forward,
+    output::Output,
+    units, values,
+};
+use crate::api::types::{self, Endpoint, Operation, SCHEMA_VERSION, Stats};
+
+/// Targets of forwards
+#[derive(Debug, clap::Subcommand)]
+pub enum Target {
+    List(List),
+    Add(Add),
+    Set(Set),
+    Delete(Delete),
+}
+
+impl Target {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// What the agent answered.
+    pub async fn run(self, context: &Context) -> Outcome {
+        let (flags, operation) = match self {
+            Self::List(verb) => return list(context, verb.forward.as_deref()).await,
+            Self::Add(Add { target, flags }) => {
+                (flags, Operation::TargetAdd { forward: target.forward.clone(), target: target.target() })
+            }
+            Self::Set(Set { target, flags }) => {
+                (flags, Operation::TargetSet { forward: target.forward.clone(), target: target.target() })
+            }
+            Self::Delete(Delete { forward, address, flags }) => {
+                (flags, Operation::TargetDelete { forward, address })
+            }
+        };
+        change::submit(context, &flags, vec![operation]).await
+    }
+}
+
+/// Lists the targets of one forward or of all
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast target list
+  netfast target list web")]
+pub struct List {
+    /// Name of the forward
+    forward: Option<String>,
+}
+
+/// Adds a target to a forward
+///
+/// Flows that exist stay where they are; new ones are spread anew.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast target add web 10.0.0.13:8443
+  netfast target add web 10.0.0.14:8443 --weight 2")]
+pub struct Add {
+    #[command(flatten)]
+    target: TargetArguments,
+    #[command(flatten)]
+    flags: ChangeFlags,
+}
+
+/// Creates a target, or replaces the one of that address (its weight)
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast target set web 10.0.0.12:8443 --weight 4")]
+pub struct Set {
+    #[command(flatten)]
+    target: TargetArguments,
+    #[command(flatten)]
+    flags: ChangeFlags,
+}
+
+/// Deletes a target; its flows go on until they end, new ones go elsewhere
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  netfast target delete web 10.0.0.12:8443")]
+pub struct Delete {
+    /// Name of the forward
+    forward: String,
+    /// The target's ADDRESS:PORT
+    address: Endpoint,
+    #[command(flatten)]
+    flags: ChangeFlags,
+}
+
+#[derive(Debug, clap::Args)]
+struct TargetArguments {
+    /// Name of the forward
+    forward: String,
+    /// The target's ADDRESS:PORT[,weight=N]
+    #[arg(value_name = "ADDRESS", value_parser = values::target)]
+    target: types::Target,
+    /// Share of new flows relative to the other targets', 1 to 256 [default: 1]
+    #[arg(long, value_parser = values::weight)]
+    weight: Option<u16>,
+}
+
+impl TargetArguments {
+    fn target(&self) -> types::Target {
+        types::Target { weight: self.weight.unwrap_or(self.target.weight), ..self.target.clone() }
+    }
+}
+
+#[derive(Serialize)]
+struct TargetList {
+    schema_version: u32,
+    revision: u64,
+    targets: Vec<TargetRow>,
+}
+
+#[derive(Serialize)]
+struct TargetRow {
+    forward: String,
+    address: Endpoint,
+    weight: u16,
+}
+
+async fn list(context: &Context, name: Option<&str>) -> Outcome {
+    let intent = context.client.intent().await?;
+    let all = &intent.rules.forwards;
+    let forwards: Vec<_> = match name {
+        Some(name) => vec![forward::find(all, name)?],
+        None => all.iter().collect(),
+    };
+    let targets: Vec<_> = forwards
+        .iter()
+        .flat_map(|forward| forward.targets.iter().map(|target| (forward.name.clone(), target)))
+        .map(|(forward, target)| TargetRow { forward, address: target.address, weight: target.weight })
+        .collect();
+    let output = context.output;
+    if output.is_json() {
+        let document = TargetList { schema_version: SCHEMA_VERSION, revision: intent.revision, targets };
+        return output.json_list(&document, &document.targets);
+    }
+    if targets.is_empty() {
+        output.note(&format!(
+            "no targets; add one: netfast target add {} 10.0.0.11:8443",
+            name.or(all.first().map(|forward| forward.name.as_str())).unwrap_or("FORWARD")
+        ));
+        return Ok(());
+    }
+    let rows = targets
+        .into_iter()
+        .map(|target| vec![target.forward, target.address.to_string(), target.weight.to_string()])
+        .collect();
+    output.table(&["FORWARD", "TARGET", "WEIGHT"], &["WEIGHT"], rows)
+}
+
+/// The targets of a forward with their shares and counters.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub fn table(output: Output, forward: &types::Forward, stats: &Stats) -> Outcome {
+    let weights: u64 = forward.targets.iter().map(|target| u64::from(target.weight)).sum();
+    let exact = output.is_wide();
+    let count = |number: u64| if exact { number.to_string() } else { units::count(number) };
+    let bytes = |number: u64| if exact { number.to_string() } else { units::bytes(number) };
+    let rows = forward
+        .targets
+        .iter()
+        .map(|target| {
+            let address = target.address.to_string();
+            let found = forward::target_count(stats, &forward.name, &address);
+            let share = units::percent(target.weight.into(), weights);
+            let mut row = vec![address, target.weight.to_string(), share];
+            match found {
+                Some(found) => row.extend([
+                    found.flows.to_string(),
+                    count(found.to_target.packets),
+                    bytes(found.to_target.bytes),
+                    count(found.to_client.packets),
+                    bytes(found.to_client.bytes),
+                ]),
+                None => row.extend(["-"; 5].map(str::to_owned)),
+            }
+            row
+        })
+        .collect();
+    let numbers = ["WEIGHT", "SHARE", "FLOWS", "PKTS>TARGET", "BYTES>TARGET", "PKTS>CLIENT", "BYTES>CLIENT"];
+    let mut columns = vec!["TARGET"];
+    columns.extend(numbers);
+    output.table(&columns, &numbers, rows)
+}
