@@ -1,11 +1,15 @@
 //! `netfast check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::{failure::Outcome, files, filter, output::Output, units::plural};
-use crate::api::types::SCHEMA_VERSION;
+use crate::{
+    api::types::SCHEMA_VERSION,
+    config::{self, agent::AgentConfig},
+    rules::check,
+};
 
 /// Checks a rules file or an agent.toml without an agent
 ///
@@ -29,8 +33,13 @@ pub struct Check {
 struct Report {
     schema_version: u32,
     file: String,
+    kind: &'static str,
     warnings: Vec<String>,
 }
+
+/// What only an agent.toml has at its top level.
+const AGENT_KEYS: &[&str] =
+    &["agent", "interface", "metrics", "tables", "nat", "timeouts", "policy", "log", "rules_file"];
 
 impl Check {
     /// Checks it.
@@ -39,16 +48,36 @@ impl Check {
     /// What is wrong with the file.
     pub fn run(self, output: Output) -> Outcome {
         let (name, text) = files::read(&self.file)?;
-        let rules = files::parse(&name, &text)?;
-        let warnings = Vec::new();
-        if output.is_json() {
-            return output.json(&Report { schema_version: SCHEMA_VERSION, file: name, warnings });
+        let (kind, warnings, what) = if self.agent || is_agent(&self.file, &text) {
+            let config = AgentConfig::parse(&name, &text)?;
+            let what = plural(config.interfaces.len() as u64, "interface");
+            ("agent", Vec::new(), what)
+        } else {
+            let rules = config::rules::parse(&name, &text)?;
+            let what = format!(
+                "{}, {}, {}",
+                plural(rules.forwards.len() as u64, "forward"),
+                plural(rules.echoes.len() as u64, "echo reflector"),
+                filter::rules(rules.filters.len())
+            );
+            ("rules", check::warnings(&rules), what)
+        };
+        for warning in &warnings {
+            output.warning(&format!("{name}: {warning}"));
         }
-        output.done(&format!(
-            "{name} is right: {}, {}, {}",
-            plural(rules.forwards.len() as u64, "forward"),
-            plural(rules.echoes.len() as u64, "echo reflector"),
-            filter::rules(rules.filters.len())
-        ))
+        if output.is_json() {
+            return output.json(&Report { schema_version: SCHEMA_VERSION, file: name, kind, warnings });
+        }
+        output.done(&format!("{name}: good ({kind}: {what})"))
     }
+}
+
+/// Whether the file is an agent.toml: by what it holds, and if that says nothing by its name.
+fn is_agent(path: &Path, text: &str) -> bool {
+    let keys: Vec<String> =
+        text.parse::<toml::Table>().map(|table| table.keys().cloned().collect()).unwrap_or_default();
+    if keys.is_empty() {
+        return path.file_name().is_some_and(|name| name == "agent.toml");
+    }
+    keys.iter().any(|key| AGENT_KEYS.contains(&key.as_str()))
 }

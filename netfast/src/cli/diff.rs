@@ -1,17 +1,19 @@
 //! `netfast diff`.
 
-use std::{fmt::Write, path::PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
-use similar::{ChangeTag, TextDiff};
 
 use super::{
-    Context, export,
+    Context,
     failure::{Failure, Outcome},
     files,
-    output::Paint,
+    output::{Output, Paint},
 };
-use crate::api::types::SCHEMA_VERSION;
+use crate::{
+    api::types::{ChangeAction, ObjectChange, SCHEMA_VERSION},
+    rules::diff,
+};
 
 /// Compares the agent's rules with a file
 ///
@@ -32,6 +34,7 @@ struct Report {
     schema_version: u32,
     revision: u64,
     different: bool,
+    changes: Vec<ObjectChange>,
     diff: String,
 }
 
@@ -44,34 +47,38 @@ impl Diff {
         let wanted = files::rules(&self.file)?;
         let intent = context.client.intent().await?;
         let output = context.output;
-        let (present, wanted) = (export::text(&intent.rules)?, export::text(&wanted)?);
-        let different = present != wanted;
-        let diff = TextDiff::from_lines(&present, &wanted);
+        let agent = format!("agent (revision {})", intent.revision);
+        let text = diff::text(&intent.rules, &wanted, &agent, &self.file.display().to_string());
+        let different = !text.is_empty();
         if output.is_json() {
-            let diff = diff.unified_diff().header("agent", "file").to_string();
-            let revision = intent.revision;
-            output.json(&Report { schema_version: SCHEMA_VERSION, revision, different, diff })?;
-        } else if different && !output.quiet {
-            let mut text = format!("--- agent (revision {})\n+++ {}\n", intent.revision, self.file.display());
-            for hunk in diff.unified_diff().iter_hunks() {
-                let _ = writeln!(text, "{}", hunk.header());
-                for change in hunk.iter_changes() {
-                    let line = change.value().trim_end_matches('\n');
-                    let line = match change.tag() {
-                        ChangeTag::Equal => format!(" {line}"),
-                        ChangeTag::Delete => output.paint(Paint::Red, &format!("-{line}")),
-                        ChangeTag::Insert => output.paint(Paint::Green, &format!("+{line}")),
-                    };
-                    let _ = writeln!(text, "{line}");
-                }
-            }
-            output.text(&text)?;
+            let mut changes = diff::rules(&intent.rules, &wanted);
+            changes.retain(|change| change.action != ChangeAction::Unchanged);
+            output.json(&Report {
+                schema_version: SCHEMA_VERSION,
+                revision: intent.revision,
+                different,
+                changes,
+                diff: text,
+            })?;
         } else if !different {
-            output.note(&format!(
-                "no difference: the agent's rules (revision {}) are those of the file",
-                intent.revision
-            ));
+            output.note(&format!("no difference: revision {} is what the file says", intent.revision));
+        } else if !output.quiet {
+            output.text(&painted(output, &text))?;
         }
         if different { Err(Failure::Negative) } else { Ok(()) }
     }
+}
+
+fn painted(output: Output, text: &str) -> String {
+    text.lines()
+        .map(|line| {
+            let paint = match line.bytes().next() {
+                Some(b'-') => Paint::Red,
+                Some(b'+') => Paint::Green,
+                Some(b'@') => Paint::Bold,
+                _ => return format!("{line}\n"),
+            };
+            format!("{}\n", output.paint(paint, line))
+        })
+        .collect()
 }

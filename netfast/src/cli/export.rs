@@ -1,10 +1,10 @@
 //! `netfast export`.
 
-use super::{
-    Context,
-    failure::{Failure, Outcome},
+use super::{Context, failure::Outcome};
+use crate::{
+    api::types::{Rules, SCHEMA_VERSION},
+    config,
 };
-use crate::api::types::{ErrorCode, Rules, SCHEMA_VERSION};
 
 /// Prints the agent's rules as a rules file
 ///
@@ -37,16 +37,10 @@ impl Export {
                 rules: &intent.rules,
             });
         }
-        context.output.text(&text(&intent.rules)?)
+        context.output.text(&format!(
+            "# netfast rules, revision {}\n\n{}",
+            intent.revision,
+            config::rules::render(&intent.rules)
+        ))
     }
-}
-
-/// The rules as the text of a rules file.
-///
-/// # Errors
-/// A fault of this program.
-pub fn text(rules: &Rules) -> Result<String, Failure> {
-    toml::to_string(rules).map_err(|error| {
-        Failure::new(ErrorCode::Internal, format_args!("cannot write the rules as TOML: {error}"))
-    })
 }

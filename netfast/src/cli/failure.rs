@@ -2,7 +2,10 @@
 
 use std::{fmt::Display, io, path::Path};
 
-use crate::api::types::{ErrorBody, ErrorCode};
+use crate::{
+    api::types::{ErrorBody, ErrorCode},
+    config::Report,
+};
 
 /// Exit code of a negative answer: a difference was found, the agent is not ready.
 pub const EXIT_NEGATIVE: u8 = 1;
@@ -24,6 +27,8 @@ pub const fn exit_code(code: ErrorCode) -> u8 {
 pub enum Failure {
     /// An error; it is yet to be printed.
     Error(ErrorBody),
+    /// A file that is wrong; what is wrong is yet to be printed.
+    File(Report),
     /// The answer is no; it has been printed.
     Negative,
     /// Whoever read our output has gone (`netfast … | head`); nothing is left to be said.
@@ -64,6 +69,12 @@ impl Failure {
 impl From<ErrorBody> for Failure {
     fn from(error: ErrorBody) -> Self {
         Self::Error(error)
+    }
+}
+
+impl From<Report> for Failure {
+    fn from(report: Report) -> Self {
+        Self::File(report)
     }
 }
 

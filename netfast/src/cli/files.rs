@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::failure::Failure;
-use crate::api::types::{ErrorCode, Rules};
+use crate::{api::types::Rules, config};
 
 /// The name that messages use, and the text.
 ///
@@ -30,13 +30,5 @@ pub fn read(path: &Path) -> Result<(String, String), Failure> {
 /// If it cannot be read, or what is wrong with it (exit code 3).
 pub fn rules(path: &Path) -> Result<Rules, Failure> {
     let (name, text) = read(path)?;
-    parse(&name, &text)
-}
-
-/// The rules in a text.
-///
-/// # Errors
-/// What is wrong with it (exit code 3).
-pub fn parse(name: &str, text: &str) -> Result<Rules, Failure> {
-    toml::from_str(text).map_err(|error| Failure::new(ErrorCode::Rejected, format_args!("{name}: {error}")))
+    Ok(config::rules::parse(&name, &text)?)
 }

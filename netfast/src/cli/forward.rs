@@ -9,8 +9,11 @@ use super::{
     units, values,
     values::word,
 };
-use crate::api::types::{
-    self, Endpoint, ForwardCount, ForwardMode, Operation, SCHEMA_VERSION, Stats, TargetCount, Transport,
+use crate::{
+    api::types::{
+        self, Endpoint, ForwardCount, ForwardMode, Operation, SCHEMA_VERSION, Stats, TargetCount, Transport,
+    },
+    rules::suggest,
 };
 
 /// Forwards: services whose connections go to targets
@@ -255,17 +258,8 @@ fn traffic(count: types::Count) -> String {
 /// That there is none, with the likeliest one meant.
 pub fn find<'a>(forwards: &'a [types::Forward], name: &str) -> Result<&'a types::Forward, Failure> {
     forwards.iter().find(|forward| forward.name == name).ok_or_else(|| {
-        let near = forwards
-            .iter()
-            .map(|forward| (strsim::jaro_winkler(name, &forward.name), &forward.name))
-            .filter(|(score, _)| *score > 0.7)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        match near {
-            Some((_, near)) => {
-                Failure::not_found(format_args!("no forward {name:?} (did you mean {near:?}?)"))
-            }
-            None => Failure::not_found(format_args!("no forward {name:?}; `netfast forward list` shows all")),
-        }
+        let hint = suggest::hint(name, forwards.iter().map(|forward| forward.name.as_str()));
+        Failure::not_found(format_args!("there is no forward {name:?}{hint}"))
     })
 }
 

@@ -166,6 +166,10 @@ pub fn main() -> ExitCode {
     match run(cli.verb, Context { client: Client::new(socket), output }) {
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(Failure::Negative) => ExitCode::from(EXIT_NEGATIVE),
+        Err(Failure::File(report)) => {
+            output.report(&report);
+            ExitCode::from(exit_code(ErrorCode::Rejected))
+        }
         Err(Failure::Error(error)) => {
             output.error(&error);
             ExitCode::from(exit_code(error.code))

@@ -7,7 +7,10 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde::Serialize;
 
 use super::failure::Outcome;
-use crate::api::types::{ErrorBody, ErrorReply, SCHEMA_VERSION};
+use crate::{
+    api::types::{ErrorBody, ErrorCode, ErrorReply, SCHEMA_VERSION},
+    config::Report,
+};
 
 /// The form of the data on stdout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -180,10 +183,20 @@ impl Output {
         }
         let word = self.paint_for(io::stderr().is_terminal(), Paint::Red, "error:");
         match &error.field {
-            Some(field) if !error.message.contains(field.as_str()) => {
+            // Elsewhere the message says it in better words.
+            Some(field) if error.code == ErrorCode::Rejected && !error.message.contains(field.as_str()) => {
                 say(&format!("{word} {field}: {}", error.message));
             }
             _ => say(&format!("{word} {}", error.message)),
+        }
+    }
+
+    /// What is wrong with a file, on stderr: each problem with its place.
+    pub fn report(self, report: &Report) {
+        if self.is_json() {
+            self.error(&ErrorBody::from(report.clone()));
+        } else {
+            say(&report.to_string());
         }
     }
 

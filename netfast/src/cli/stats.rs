@@ -45,6 +45,7 @@ enum Section {
     Echoes,
     Filters,
     Flows,
+    Maps,
 }
 
 impl Stats {
@@ -204,12 +205,21 @@ fn page(output: Output, stats: &types::Stats, seconds: Option<f64>, sections: &[
         (Section::Echoes, named(output, style, "ECHO", &stats.echoes)),
         (Section::Filters, named(output, style, "FILTER", &stats.filters)),
         (Section::Flows, Some(flows(output, stats))),
+        (Section::Maps, maps(output, stats)),
     ];
+    // The tables' sizes alone are nothing that was counted; the maps below the flows are for those who ask.
+    let static_only = |section| matches!(section, Section::Flows | Section::Maps);
     let nothing_yet =
-        all.iter().filter(|(section, _)| *section != Section::Flows).all(|(_, text)| text.is_none());
+        all.iter().filter(|(section, _)| !static_only(*section)).all(|(_, text)| text.is_none());
     let texts: Vec<_> = all
         .into_iter()
-        .filter(|(section, _)| if sections.is_empty() { !nothing_yet } else { sections.contains(section) })
+        .filter(|(section, _)| {
+            if sections.is_empty() {
+                !nothing_yet && *section != Section::Maps
+            } else {
+                sections.contains(section)
+            }
+        })
         .filter_map(|(_, text)| text)
         .collect();
     texts.join("\n")
@@ -284,6 +294,22 @@ fn flows(output: Output, stats: &types::Stats) -> String {
         vec![name.to_owned(), used.to_string(), max.to_string(), units::percent(used, max)]
     });
     output.table_text(&["FLOWS", "USED", "MAX", "FULL"], &["USED", "MAX", "FULL"], rows.into())
+}
+
+fn maps(output: Output, stats: &types::Stats) -> Option<String> {
+    let cells = stats
+        .maps
+        .iter()
+        .map(|map| {
+            vec![
+                map.map.clone(),
+                map.entries.to_string(),
+                map.max_entries.to_string(),
+                units::percent(map.entries, map.max_entries),
+            ]
+        })
+        .collect();
+    section(output, &["MAP", "USED", "MAX", "FULL"], &["USED", "MAX", "FULL"], cells)
 }
 
 /// A table, if it has rows.

@@ -16,9 +16,9 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use netfast::api::types::{
-    AttachMode, Attachment, ChangeAction, ChangeReply, ChangeRequest, Count, Echo, ErrorBody, ErrorCode, ErrorReply,
-    FilterRule, FlowList, FlowRecord, FlowSummary, Forward, ForwardCount, ForwardMode, InterfaceCount,
-    InterfaceStatus, Intent, NamedCount, ObjectChange, Operation, Protocol, Rules, SCHEMA_VERSION, Stats, Status,
+    AttachMode, Attachment, ChangeReply, ChangeRequest, Count, Echo, ErrorBody, ErrorCode, ErrorReply,
+    FilterRule, FlowList, FlowRecord, FlowSummary, Forward, ForwardCount, ForwardMode, Intent,
+    InterfaceCount, InterfaceStatus, MapFill, NamedCount, Protocol, Rules, SCHEMA_VERSION, Stats, Status,
     StopReply, Target, TargetCount, Transport, VersionReply,
 };
 use serde_json::Value;
@@ -62,9 +62,10 @@ impl Mock {
     pub fn with(world: World) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let world = Arc::new(Mutex::new(world));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener =
-            runtime.block_on(async { tokio::net::UnixListener::bind(dir.path().join("netfast.sock")).unwrap() });
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime
+            .block_on(async { tokio::net::UnixListener::bind(dir.path().join("netfast.sock")).unwrap() });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&world));
         runtime.spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { world, dir, _runtime: runtime }
@@ -197,63 +198,45 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request) -> Res
             detach: body["detach"].as_bool().unwrap(),
         })
         .into_response(),
-        ("POST", "/v1/change") => Json(change(&world, serde_json::from_value(body).unwrap())).into_response(),
+        ("POST", "/v1/change") => match change(&mut world, serde_json::from_value(body).unwrap()) {
+            Ok(reply) => Json(reply).into_response(),
+            Err(error) => (StatusCode::CONFLICT, Json(ErrorReply { error })).into_response(),
+        },
         ("GET", "/v1/flows") => Json(FlowList {
             schema_version: SCHEMA_VERSION,
             count: world.flows.len() as u64,
             flows: world.flows.clone(),
         })
         .into_response(),
-        ("GET", "/v1/flows/count") | ("DELETE", "/v1/flows") => {
-            Json(FlowList { schema_version: SCHEMA_VERSION, count: world.flows.len() as u64, flows: Vec::new() })
-                .into_response()
-        }
+        ("GET", "/v1/flows/count") | ("DELETE", "/v1/flows") => Json(FlowList {
+            schema_version: SCHEMA_VERSION,
+            count: world.flows.len() as u64,
+            flows: Vec::new(),
+        })
+        .into_response(),
         _ => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-fn change(world: &World, request: ChangeRequest) -> ChangeReply {
-    let object = |kind: &str, name: String, action| ObjectChange { kind: kind.to_owned(), name, action };
-    let changes = request
-        .operations
-        .into_iter()
-        .map(|operation| match operation {
-            Operation::ForwardAdd { forward, if_not_exists: true } => {
-                object("forward", forward.name, ChangeAction::Unchanged)
-            }
-            Operation::ForwardAdd { forward, .. } => object("forward", forward.name, ChangeAction::Created),
-            Operation::ForwardSet { forward } => object("forward", forward.name, ChangeAction::Changed),
-            Operation::ForwardDelete { name } => object("forward", name, ChangeAction::Deleted),
-            Operation::TargetAdd { forward, target } => {
-                object("target", format!("{forward}/{}", target.address), ChangeAction::Created)
-            }
-            Operation::TargetSet { forward, target } => {
-                object("target", format!("{forward}/{}", target.address), ChangeAction::Changed)
-            }
-            Operation::TargetDelete { forward, address } => {
-                object("target", format!("{forward}/{address}"), ChangeAction::Deleted)
-            }
-            Operation::EchoAdd { echo, .. } => object("echo", echo.listen.to_string(), ChangeAction::Created),
-            Operation::EchoDelete { listen } => object("echo", listen.to_string(), ChangeAction::Deleted),
-            Operation::FilterAdd { position, .. } => {
-                object("filter", position.unwrap_or(3).to_string(), ChangeAction::Created)
-            }
-            Operation::FilterMove { rule, .. } => object("filter", rule, ChangeAction::Changed),
-            Operation::FilterDelete { rule } => object("filter", rule, ChangeAction::Deleted),
-            Operation::FilterFlush => object("filter", "all".to_owned(), ChangeAction::Deleted),
-            Operation::FilterReplace { .. } => object("filter", "all".to_owned(), ChangeAction::Changed),
-            Operation::Apply { .. } => object("forward", "web".to_owned(), ChangeAction::Unchanged),
-            Operation::Attach { attachment } => object("interface", attachment.interface, ChangeAction::Created),
-            Operation::Detach { interface } => object("interface", interface, ChangeAction::Deleted),
-        })
-        .collect();
-    ChangeReply {
-        schema_version: SCHEMA_VERSION,
-        revision: if request.dry_run { 12 } else { 13 },
-        dry_run: request.dry_run,
-        changes,
-        warnings: world.warnings.clone(),
+/// What the agent does with a change, but for compiling, storing and publishing.
+fn change(world: &mut World, request: ChangeRequest) -> Result<ChangeReply, ErrorBody> {
+    let revision = world.intent.revision;
+    if let Some(expected) = request.if_revision.filter(|expected| *expected != revision) {
+        let message = format!("the revision is {revision}, not {expected}");
+        return Err(ErrorBody { code: ErrorCode::Conflict, message, field: Some("if_revision".to_owned()) });
     }
+    let changed = netfast::rules::change::apply(&world.intent, &request.operations)?;
+    if changed.is_changed() && !request.dry_run {
+        world.intent = changed.intent;
+        world.intent.revision = revision + 1;
+    }
+    Ok(ChangeReply {
+        schema_version: SCHEMA_VERSION,
+        revision: world.intent.revision,
+        dry_run: request.dry_run,
+        changes: changed.changes,
+        warnings: world.warnings.iter().cloned().chain(changed.warnings).collect(),
+    })
 }
 
 fn count(packets: u64, bytes: u64) -> Count {
@@ -367,6 +350,7 @@ pub fn world() -> World {
             NamedCount { name: "scanner".to_owned(), count: count(815, 48_900) },
             NamedCount { name: "2".to_owned(), count: count(0, 0) },
         ],
+        maps: vec![MapFill { map: "FLOWS".to_owned(), entries: 2468, max_entries: 524_288 }],
         flows: FlowSummary { confirmed: 1234, half_open: 5, confirmed_max: 262_144, half_open_max: 65_536 },
     };
     let flows = vec![
