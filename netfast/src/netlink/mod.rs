@@ -14,9 +14,11 @@
 //!    ([`Netlink::gc`]).
 
 mod facts;
+mod follow;
 mod hops;
 mod host;
 mod indexes;
+mod keeper;
 mod neighbours;
 mod parse;
 mod requests;
@@ -97,6 +99,8 @@ pub struct HostChange {
     pub targets: u64,
     /// A next hop's entry was written.
     pub hops: u64,
+    /// Notifications of the kernel were lost, and everything was read anew.
+    pub lost: u64,
 }
 
 /// Handle to the netlink task. Clones are handles to the same one; the task ends when the last one is dropped.

@@ -2,40 +2,24 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
-use futures::channel::mpsc::UnboundedReceiver;
 use netfast_common::abi;
-use nix::sys::socket::{setsockopt, sockopt};
-use rtnetlink::MulticastGroup;
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::sys::{AsyncSocket, SocketAddr};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::hops::{Ask, HopKeeper, HopStatus, HopTable, World};
+use super::follow::{Messages, subscribe};
+use super::hops::{Ask, HopStatus, HopTable};
 use super::host::HostState;
-use super::neighbours::{Neighbour, NeighbourKey, Neighbours};
-use super::requests::{Dump, Requests};
+use super::keeper::{HopKeeper, World};
+use super::neighbours::Neighbours;
+use super::requests::Requests;
 use super::view::{Answer, Path, ResolvedView, Unreachable};
-use super::{HostChange, NetlinkError, parse};
+use super::{HostChange, NetlinkError};
 use crate::rules::images::TargetRoute;
 
-/// What is followed. IPv4 and IPv6 rules too: a changed policy rule changes ways as a changed route does.
-const GROUPS: [MulticastGroup; 8] = [
-    MulticastGroup::Link,
-    MulticastGroup::Neigh,
-    MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv6Ifaddr,
-    MulticastGroup::Ipv4Route,
-    MulticastGroup::Ipv6Route,
-    MulticastGroup::Ipv4Rule,
-    MulticastGroup::Ipv6Rule,
-];
 /// Everything is dumped anew this often: notifications can be lost in ways that nobody reports.
 const RESYNC: Duration = Duration::from_secs(30);
 /// Changes within this time are told together ...
@@ -43,10 +27,7 @@ const COALESCE: Duration = Duration::from_millis(20);
 /// ... and at most this often, should they never end.
 const PACE: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_millis(250);
-/// Room for notifications: some ten thousand neighbours that change at once.
-const RECEIVE_BUFFER: usize = 8 << 20;
 
-type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
 type Routes = HashMap<IpAddr, Result<TargetRoute, Unreachable>>;
 
 /// What is asked of the task.
@@ -72,34 +53,34 @@ struct Waiter {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Dirty {
-    links: bool,
-    addresses: bool,
-    routes: bool,
+pub(super) struct Dirty {
+    pub(super) links: bool,
+    pub(super) addresses: bool,
+    pub(super) routes: bool,
     /// The targets are to be asked for again, although nothing has told of a change.
-    check: bool,
-    hops: bool,
+    pub(super) check: bool,
+    pub(super) hops: bool,
 }
 
 pub(crate) struct Watcher {
-    host: HostState,
-    neighbours: Neighbours,
-    keeper: HopKeeper,
-    requests: Arc<Requests>,
+    pub(super) host: HostState,
+    pub(super) neighbours: Neighbours,
+    pub(super) keeper: HopKeeper,
+    pub(super) requests: Arc<Requests>,
     asks: mpsc::UnboundedSender<AskOrSync>,
-    published: Arc<ArcSwap<HostState>>,
-    changes: watch::Sender<HostChange>,
-    own: mpsc::WeakUnboundedSender<Command>,
-    messages: Messages,
+    pub(super) published: Arc<ArcSwap<HostState>>,
+    pub(super) changes: watch::Sender<HostChange>,
+    pub(super) own: mpsc::WeakUnboundedSender<Command>,
+    pub(super) messages: Messages,
     waiters: Vec<Waiter>,
     /// The last answers about all targets.
-    answers: Vec<(IpAddr, Answer)>,
+    pub(super) answers: Vec<(IpAddr, Answer)>,
     /// They are being asked for again ...
-    answering: bool,
+    pub(super) answering: bool,
     /// ... because of a change.
-    routes_changed: bool,
-    dirty: Dirty,
-    told: Option<Instant>,
+    pub(super) routes_changed: bool,
+    pub(super) dirty: Dirty,
+    pub(super) told: Option<Instant>,
 }
 
 impl Watcher {
@@ -155,6 +136,7 @@ impl Watcher {
                 message = self.messages.next() => match message {
                     Some((message, _)) => {
                         if !self.message(message) {
+                            self.changes.send_modify(|counts| counts.lost += 1);
                             self.resync().await;
                         }
                     }
@@ -184,7 +166,7 @@ impl Watcher {
         }
     }
 
-    fn world(&mut self) -> (&mut HopKeeper, World<'_>) {
+    pub(super) fn world(&mut self) -> (&mut HopKeeper, World<'_>) {
         let world = World { host: &self.host, neighbours: &self.neighbours, now: Instant::now() };
         (&mut self.keeper, world)
     }
@@ -193,143 +175,6 @@ impl Watcher {
         let now = Instant::now();
         let waiting = self.waiters.iter().filter_map(|waiter| self.keeper.waiting(&waiter.indexes, now));
         waiting.chain(tell).min()
-    }
-
-    /// Takes in one notification; false if notifications were lost.
-    fn message(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> bool {
-        match message.payload {
-            NetlinkPayload::InnerMessage(inner) => self.notification(&inner),
-            NetlinkPayload::Overrun(_) => {
-                tracing::warn!(
-                    "netlink notifications were lost (receive buffer full): reading everything anew"
-                );
-                return false;
-            }
-            _ => {}
-        }
-        true
-    }
-
-    fn notification(&mut self, message: &RouteNetlinkMessage) {
-        match message {
-            RouteNetlinkMessage::NewLink(message) => {
-                let Some(link) = parse::link(message) else { return };
-                if self.host.links.get(&link.index) != Some(&link) {
-                    self.host.links.insert(link.index, link);
-                    self.links_changed();
-                }
-            }
-            RouteNetlinkMessage::DelLink(message) => {
-                let Some(link) = parse::link(message) else { return };
-                if self.host.links.remove(&link.index).is_some() {
-                    self.host.addresses.retain(|address| address.ifindex != link.index);
-                    self.links_changed();
-                }
-            }
-            RouteNetlinkMessage::NewAddress(message) => {
-                if let Some(address) = parse::address(message)
-                    && self.host.addresses.insert(address)
-                {
-                    (self.dirty.addresses, self.dirty.routes) = (true, true);
-                }
-            }
-            RouteNetlinkMessage::DelAddress(message) => {
-                if let Some(address) = parse::address(message)
-                    && self.host.addresses.remove(&address)
-                {
-                    (self.dirty.addresses, self.dirty.routes) = (true, true);
-                }
-            }
-            RouteNetlinkMessage::NewNeighbour(message) => {
-                if let Some((key, entry)) = parse::neighbour(message) {
-                    self.neighbour(key, Some(entry));
-                }
-            }
-            RouteNetlinkMessage::DelNeighbour(message) => {
-                if let Some((key, _)) = parse::neighbour(message) {
-                    self.neighbour(key, None);
-                }
-            }
-            RouteNetlinkMessage::NewRoute(_)
-            | RouteNetlinkMessage::DelRoute(_)
-            | RouteNetlinkMessage::NewRule(_)
-            | RouteNetlinkMessage::DelRule(_) => self.dirty.routes = true,
-            _ => {}
-        }
-    }
-
-    fn links_changed(&mut self) {
-        // The kernel tells nothing of the IPv4 routes that go with a link.
-        (self.dirty.links, self.dirty.routes) = (true, true);
-        let (keeper, world) = self.world();
-        let written = keeper.refresh_all(world);
-        self.dirty.hops |= written;
-    }
-
-    fn neighbour(&mut self, key: NeighbourKey, entry: Option<Neighbour>) {
-        let moved = match entry {
-            Some(entry) => self.neighbours.set(key, entry),
-            None => {
-                self.neighbours.remove(&key);
-                None
-            }
-        };
-        let (keeper, world) = self.world();
-        let mut written = keeper.neighbour_changed(&key, world);
-        if let Some(moved) = moved {
-            written |= keeper.moved(moved, world);
-        }
-        self.dirty.hops |= written;
-    }
-
-    /// Reads everything anew.
-    async fn resync(&mut self) {
-        match self.requests.dump().await {
-            Ok(dump) => self.take_over(dump),
-            Err(error) => {
-                tracing::warn!(%error, "the host's state could not be read anew; trying again later")
-            }
-        }
-    }
-
-    fn take_over(&mut self, dump: Dump) {
-        if dump.host != self.host {
-            self.dirty.links |= dump.host.links != self.host.links;
-            self.dirty.addresses |= dump.host.addresses != self.host.addresses;
-            self.dirty.routes = true;
-            self.host = dump.host;
-        }
-        // Routes are not mirrored: whether ways have changed shows when the targets are asked for again.
-        self.dirty.check = true;
-        let gone: Vec<NeighbourKey> =
-            self.neighbours.keys().filter(|key| !dump.neighbours.contains_key(*key)).copied().collect();
-        for key in gone {
-            self.neighbour(key, None);
-        }
-        for (key, entry) in dump.neighbours {
-            if self.neighbours.get(&key) != Some(&entry) {
-                self.neighbour(key, Some(entry));
-            }
-        }
-        let (keeper, world) = self.world();
-        let written = keeper.refresh_all(world);
-        self.dirty.hops |= written;
-    }
-
-    async fn reconnect(&mut self) {
-        tracing::warn!("the netlink connection for notifications has broken: opening it again");
-        loop {
-            match subscribe() {
-                Ok(messages) => {
-                    self.messages = messages;
-                    break self.resync().await;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the host's changes cannot be followed; trying again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
     }
 
     fn command(&mut self, command: Command) {
@@ -452,7 +297,7 @@ impl Watcher {
         }
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         self.published.store(Arc::new(self.host.clone()));
     }
 
@@ -527,18 +372,4 @@ async fn sleep_until(when: Option<Instant>) {
         Some(when) => tokio::time::sleep_until(when.into()).await,
         None => std::future::pending().await,
     }
-}
-
-fn subscribe() -> Result<Messages, NetlinkError> {
-    let (mut connection, _, messages) =
-        rtnetlink::new_multicast_connection(&GROUPS).map_err(NetlinkError::Open)?;
-    let socket = connection.socket_mut().socket_mut();
-    // SAFETY: the socket is open, and borrowed for this function.
-    let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-    // Beyond rmem_max with CAP_NET_ADMIN; without, as much as there may be.
-    if setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        let _ = socket.set_rx_buf_sz(RECEIVE_BUFFER as libc::c_int);
-    }
-    tokio::spawn(connection);
-    Ok(messages)
 }
