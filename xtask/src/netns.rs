@@ -9,30 +9,31 @@
 use std::{
     ffi::OsStr,
     fs,
-    io::{Read as _, Write as _},
-    os::{
-        fd::AsRawFd as _,
-        unix::{fs::MetadataExt as _, net::UnixStream, process::CommandExt as _},
-    },
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicI32, AtomicU32, Ordering},
-    },
-    time::{Duration, Instant},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
+    mount::{MsFlags, mount},
     sched::{CloneFlags, setns},
-    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction},
-    unistd::{Pid, getuid},
+    unistd::getuid,
 };
 
-#[path = "xdp_pass.rs"]
-pub mod xdp_pass;
+#[path = "netns/cleanup.rs"]
+mod cleanup;
+#[path = "netns/process.rs"]
+mod process;
+#[path = "netns/xdp_pass.rs"]
+mod xdp_pass;
+
+use self::cleanup::{clean_on_signals, directory, lock, sweep};
+pub use self::{
+    cleanup::{clean, fixed_prefix},
+    process::{Process, output, wait_for},
+};
 
 const NETNS: &str = "/run/netns";
 
@@ -267,237 +268,6 @@ impl Namespace {
     }
 }
 
-/// A background process (and the group that it leads) that ends with this value.
-#[derive(Debug)]
-pub struct Process {
-    label: String,
-    child: Child,
-    log: PathBuf,
-}
-
-impl Process {
-    /// Starts a command with its output in `dir/label.log`.
-    pub fn spawn(dir: &Path, label: &str, command: &mut Command) -> Result<Self> {
-        let log = dir.join(format!("{label}.log"));
-        let file = fs::OpenOptions::new().create(true).append(true).open(&log)?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start {label}"))?;
-        Ok(Self { label: label.to_owned(), child, log })
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// What it wrote so far.
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// Sends it (not its group) a signal.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(Pid::from_raw(self.child.id().cast_signed()), signal)?)
-    }
-
-    /// Its exit status if it has ended.
-    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
-    }
-
-    /// Waits for its end.
-    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
-        let what = format!("the end of {}", self.label);
-        wait_for(&what, timeout, || self.exited())
-    }
-
-    /// Waits until `ready` has an answer; an error with its log if it ends or that takes too long.
-    pub fn wait_ready<T>(
-        &mut self,
-        timeout: Duration,
-        mut ready: impl FnMut() -> Result<Option<T>>,
-    ) -> Result<T> {
-        let what = format!("{} to be ready", self.label);
-        let answer = wait_for(&what, timeout, || {
-            if let Some(status) = self.exited()? {
-                bail!("{} ended with {status}", self.label);
-            }
-            ready()
-        });
-        answer.map_err(|error| error.context(format!("{} wrote:\n{}", self.label, self.log())))
-    }
-
-    /// Leaves it running.
-    pub fn detach(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let group = Pid::from_raw(-self.child.id().cast_signed());
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = kill(group, Signal::SIGTERM);
-            let end = Instant::now() + Duration::from_secs(2);
-            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-        let _ = kill(group, Signal::SIGKILL);
-        let _ = self.child.wait();
-    }
-}
-
-/// Polls every 20 ms until there is an answer.
-pub fn wait_for<T>(what: &str, timeout: Duration, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let end = Instant::now() + timeout;
-    loop {
-        if let Some(answer) = poll()? {
-            return Ok(answer);
-        }
-        ensure!(Instant::now() < end, "waited {timeout:?} in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Runs a command to its end; its standard output. An error carries what it wrote.
-pub fn output(command: &mut Command, line: &str) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {line}"))?;
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!("{line}: {}\n{}{}", output.status, stderr.trim_end(), stdout.trim_end());
-    }
-    Ok(stdout.into_owned())
-}
-
 fn ip(arguments: &[&str]) -> Result<String> {
     output(Command::new("ip").args(arguments), &format!("ip {}", arguments.join(" ")))
-}
-
-/// Prefix of the names of [`Testbed::fixed`].
-pub fn fixed_prefix(tag: &str) -> String {
-    format!("nf-{tag}-kept")
-}
-
-fn directory(prefix: &str) -> PathBuf {
-    std::env::temp_dir().join(prefix)
-}
-
-/// Removes everything that belongs to a prefix: processes in its namespaces, the namespaces, mounts and directory.
-/// True if there was anything.
-pub fn clean(prefix: &str) -> bool {
-    let mut any = false;
-    for entry in fs::read_dir(NETNS).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-')) {
-            any = true;
-            end_processes(&entry.path());
-            let _ = ip(&["netns", "delete", &name]);
-        }
-    }
-    let dir = directory(prefix);
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    for path in mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new) {
-        if path.starts_with(&dir) {
-            let _ = umount2(path, MntFlags::MNT_DETACH);
-        }
-    }
-    any | fs::remove_dir_all(&dir).is_ok()
-}
-
-/// Ends every process whose network namespace is this one.
-fn end_processes(namespace: &Path) {
-    let Ok(wanted) = fs::metadata(namespace).map(|data| (data.dev(), data.ino())) else { return };
-    let members = || -> Vec<Pid> {
-        let own = std::process::id().cast_signed();
-        fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| {
-                fs::metadata(entry.path().join("ns/net")).is_ok_and(|data| (data.dev(), data.ino()) == wanted)
-            })
-            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-            .filter(|pid| *pid != own)
-            .map(Pid::from_raw)
-            .collect()
-    };
-    for (signal, attempts) in [(Signal::SIGTERM, 100), (Signal::SIGKILL, 100)] {
-        for pid in members() {
-            let _ = kill(pid, signal);
-        }
-        for _ in 0..attempts {
-            if members().is_empty() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-/// Removes what processes that are no more have left under `nf-<tag>-<pid>-…`.
-fn sweep(tag: &str) {
-    let start = format!("nf-{tag}-");
-    let names = |dir: &Path| -> Vec<String> {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-    };
-    for name in names(Path::new(NETNS)).into_iter().chain(names(&std::env::temp_dir())) {
-        let mut parts = name.strip_prefix(&start).into_iter().flat_map(|rest| rest.split('-'));
-        let (Some(pid), Some(number)) = (parts.next(), parts.next()) else { continue };
-        if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
-            clean(&format!("{start}{pid}-{number}"));
-        }
-    }
-}
-
-/// Prefixes that are to be cleaned when the process is interrupted.
-fn lock() -> MutexGuard<'static, Vec<String>> {
-    static LIVE: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Write end of the pipe by which the signal handler wakes the cleaning thread.
-static WAKE: AtomicI32 = AtomicI32::new(-1);
-
-extern "C" fn on_signal(signal: libc::c_int) {
-    let byte = signal.to_ne_bytes()[0];
-    // SAFETY: write(2) is async-signal-safe; the descriptor is open for the life of the process.
-    unsafe { libc::write(WAKE.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
-}
-
-/// From now on an interrupt cleans every live [`Testbed`], then ends the process with 128 + the signal's number.
-fn clean_on_signals() -> Result<()> {
-    static DONE: OnceLock<Result<(), String>> = OnceLock::new();
-    let install = || -> Result<()> {
-        let (mut read, write) = UnixStream::pair()?;
-        WAKE.store(write.as_raw_fd(), Ordering::Relaxed);
-        std::mem::forget(write);
-        std::thread::Builder::new().name("clean-up".to_owned()).spawn(move || {
-            let mut byte = [0];
-            if read.read_exact(&mut byte).is_ok() {
-                let _ = writeln!(std::io::stderr(), "\ninterrupted: removing namespaces and processes");
-                let live = lock();
-                for prefix in &*live {
-                    clean(prefix);
-                }
-                std::process::exit(128 + i32::from(byte[0]));
-            }
-        })?;
-        let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::SA_RESTART, SigSet::empty());
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            // SAFETY: the handler only calls write(2).
-            unsafe { sigaction(signal, &action) }?;
-        }
-        Ok(())
-    };
-    DONE.get_or_init(|| install().map_err(|error| format!("{error:#}")))
-        .clone()
-        .map_err(|error| anyhow!(error))
 }
