@@ -6,6 +6,8 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::rules::suggest;
+
 /// Version of the JSON forms here; every answer carries it as `schema_version`.
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -234,13 +236,8 @@ pub struct ParseError(pub String);
 impl ParseError {
     /// An unknown word, with the likeliest one meant.
     pub fn word(got: &str, words: &[&str]) -> Self {
-        let near = words
-            .iter()
-            .map(|word| (strsim::jaro_winkler(got, word), word))
-            .filter(|(score, _)| *score > 0.7)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        match near {
-            Some((_, word)) => Self(format!("unknown word {got:?} (did you mean {word:?}?)")),
+        match suggest::nearest(got, words.iter().copied()) {
+            Some(word) => Self(format!("unknown word {got:?} (did you mean {word:?}?)")),
             None => Self(format!("unknown word {got:?}, expected one of: {}", words.join(", "))),
         }
     }
@@ -307,17 +304,28 @@ impl Serialize for PortRange {
 
 impl<'de> Deserialize<'de> for PortRange {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Number(u64),
-            Text(String),
+        struct Visitor;
+
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = PortRange;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port such as 443 or a range such as \"27000-27099\"")
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, port: i64) -> Result<PortRange, E> {
+                self.visit_str(&port.to_string())
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, port: u64) -> Result<PortRange, E> {
+                self.visit_str(&port.to_string())
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<PortRange, E> {
+                text.parse().map_err(E::custom)
+            }
         }
-        match Form::deserialize(d)? {
-            Form::Number(number) => number.to_string().parse(),
-            Form::Text(text) => text.parse(),
-        }
-        .map_err(serde::de::Error::custom)
+        d.deserialize_any(Visitor)
     }
 }
 

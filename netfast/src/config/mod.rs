@@ -178,6 +178,9 @@ fn plain(message: &str) -> String {
         return "not a prefix; examples: 192.0.2.0/24, 2001:db8::/32, a single address: 192.0.2.1/32"
             .to_owned();
     }
+    if message.starts_with("invalid socket address syntax") {
+        return "not an address with a port; examples: 127.0.0.1:9460, [::1]:9460".to_owned();
+    }
     message.replace('`', "\"")
 }
 

@@ -14,4 +14,4 @@ pub mod suggest;
 pub mod validate;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netfast_common::abi;
+use netfast_common::{abi, echo::MAX_ALLOW_PER_ECHO};
 
 use crate::api::types::{
     Echo, Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, PortRange, Rules, Target, Transport,
@@ -239,6 +239,13 @@ impl Check {
                  echo service for ever (CVE-2024-2169); name the prefixes that may use it, for instance \
                  198.51.100.0/24",
             );
+        }
+        if let Some(over) = echo.allow.get(MAX_ALLOW_PER_ECHO as usize) {
+            let message = format!(
+                "the rules do not fit: {over} is beyond the limit of {MAX_ALLOW_PER_ECHO} prefixes on one allow list; use \
+                 wider prefixes"
+            );
+            self.add(Place::Echo(at), "allow", message);
         }
         if let Some(net) = echo.allow.iter().find(|net| net.addr().is_ipv4() != echo.listen.address.is_ipv4())
         {
