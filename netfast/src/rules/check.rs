@@ -84,7 +84,7 @@ fn filters(filters: &[FilterRule], warnings: &mut Vec<String>) {
 
 /// Whether each packet that `inner` matches is matched by `outer`.
 pub fn covers(outer: &FilterRule, inner: &FilterRule) -> bool {
-    let version = |rule| validate::filter_version_of(rule).unwrap_or(0);
+    let version = |rule| validate::filter::version(rule).unwrap_or(0);
     let (outer_version, inner_version) = (version(outer), version(inner));
     (outer_version == 0 || outer_version == inner_version)
         && outer.src.is_none_or(|net| net_covers(&net, inner.src.as_ref(), inner_version))

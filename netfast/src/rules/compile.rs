@@ -286,7 +286,7 @@ fn filter(
             FilterAction::Drop => abi::FILTER_DROP,
         },
         // Validated: a rule that names both versions does not get here.
-        version: validate::filter_version_of(rule).unwrap_or(0),
+        version: validate::filter::version(rule).unwrap_or(0),
         pad: 0,
     }
 }

@@ -109,8 +109,7 @@ pub fn any_rules() -> impl Strategy<Value = Rules> {
     (forwards, echoes, filters).prop_map(|(forwards, echoes, filters)| {
         let mut rules = Rules { forwards, echoes, filters };
         // What does not go with the rest is left out, so that valid rules are not a rarity.
-        loop {
-            let Some(problem) = validate::problems(&rules).into_iter().next() else { break };
+        while let Some(problem) = validate::problems(&rules).into_iter().next() {
             match problem.place {
                 validate::Place::Forward(at) => drop(rules.forwards.remove(at)),
                 validate::Place::Target(at, target) => drop(rules.forwards[at].targets.remove(target)),
