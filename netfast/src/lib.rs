@@ -1,5 +1,6 @@
 //! The agent, the CLI and what they share. ARCHITECTURE.md has the code map.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod config;

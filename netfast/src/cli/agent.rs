@@ -1,15 +1,15 @@
 //! `netfast agent`: the daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     failure::{Failure, Outcome},
     output::Output,
 };
-use crate::api::types::ErrorCode;
-
-/// Where agent.toml is.
-pub const DEFAULT_CONFIG: &str = "/etc/netfast/agent.toml";
+use crate::{
+    agent,
+    config::agent::{AgentConfig, DEFAULT_PATH},
+};
 
 /// Runs the agent (the daemon)
 ///
@@ -26,6 +26,9 @@ pub struct Agent {
     /// Configuration; without this flag a missing /etc/netfast/agent.toml means the defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// At its end, also detach from every interface and remove programs and maps: all flows end
+    #[arg(long)]
+    detach: bool,
 }
 
 impl Agent {
@@ -34,10 +37,11 @@ impl Agent {
     /// # Errors
     /// If it cannot start, or had to end.
     pub fn run(self, _output: Output) -> Outcome {
-        let path = self.config.unwrap_or_else(|| DEFAULT_CONFIG.into());
-        Err(Failure::new(
-            ErrorCode::Unavailable,
-            format_args!("this build has no agent yet (configuration: {})", path.display()),
-        ))
+        let config = match &self.config {
+            None if !Path::new(DEFAULT_PATH).exists() => AgentConfig::default(),
+            path => AgentConfig::load(path.as_deref().unwrap_or(Path::new(DEFAULT_PATH)))?,
+        };
+        agent::run(&config, agent::Options { detach: self.detach })
+            .map_err(|error| Failure::new(error.code(), error))
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fs, io,
-    mem::size_of,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -27,6 +26,8 @@ pub struct Link {
     pub mac: [u8; 6],
     /// MTU in bytes.
     pub mtu: u32,
+    /// Name of its driver.
+    pub driver: String,
 }
 
 /// How the interface is attached now.
@@ -110,49 +111,6 @@ pub enum AttachError {
     /// Something below.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
-}
-
-/// Name of an interface's driver; `virtual` if it has none.
-pub(crate) fn driver(interface: &str) -> String {
-    fs::read_link(format!("/sys/class/net/{interface}/device/driver"))
-        .ok()
-        .and_then(|path| Some(path.file_name()?.to_str()?.to_owned()))
-        .or_else(|| ethtool_driver(interface))
-        .unwrap_or_else(|| "virtual".to_owned())
-}
-
-/// The driver's name by ETHTOOL_GDRVINFO, which also virtual interfaces answer.
-fn ethtool_driver(interface: &str) -> Option<String> {
-    const ETHTOOL_GDRVINFO: u32 = 3;
-    const SIOCETHTOOL: libc::Ioctl = 0x8946;
-    #[repr(C)]
-    struct DriverInfo {
-        command: u32,
-        driver: [u8; 32],
-        rest: [u8; 160],
-    }
-    const { assert!(size_of::<DriverInfo>() == 196) };
-    let socket = nix::sys::socket::socket(
-        nix::sys::socket::AddressFamily::Inet,
-        nix::sys::socket::SockType::Datagram,
-        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .ok()?;
-    let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
-    // SAFETY: all zero is a value of the C structure.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if interface.len() >= request.ifr_name.len() {
-        return None;
-    }
-    for (place, byte) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *place = byte as libc::c_char;
-    }
-    request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut info).cast();
-    // SAFETY: the kernel fills at most the 196 bytes of `struct ethtool_drvinfo`, which `info` has.
-    let result = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), SIOCETHTOOL, &mut request) };
-    let length = info.driver.iter().position(|byte| *byte == 0)?;
-    (result == 0 && length > 0).then(|| String::from_utf8_lossy(&info.driver[..length]).into_owned())
 }
 
 /// See [`Datapath::attach`].
@@ -254,14 +212,14 @@ fn create(
         }
         Some(libc::ENODEV) => AttachError::Missing(link.name.clone()),
         Some(libc::EOPNOTSUPP) if mode == AttachMode::Native => {
-            AttachError::NoNative { interface: link.name.clone(), driver: driver(&link.name) }
+            AttachError::NoNative { interface: link.name.clone(), driver: link.driver.clone() }
         }
         // veth says ERANGE, most drivers of cards EINVAL or EOPNOTSUPP.
         Some(libc::ERANGE | libc::EINVAL) if link.mtu > 1500 => AttachError::Mtu {
             interface: link.name.clone(),
             mtu: link.mtu,
-            driver: driver(&link.name),
-            limit: mtu_limit(&driver(&link.name)),
+            driver: link.driver.clone(),
+            limit: mtu_limit(&link.driver),
         },
         _ => kernel("BPF_LINK_CREATE", error),
     })?;
@@ -335,6 +293,14 @@ fn unregister(datapath: &Datapath, ifindex: u32) {
         datapath.maps.interfaces.store32(slot, 0, 0);
         datapath.maps.interfaces.set(slot, Interface::default());
     }
+}
+
+/// Whether the pinned link still holds the interface.
+pub(super) fn is_attached(datapath: &Datapath, ifindex: u32) -> bool {
+    let pin = lock(&datapath.loaded).pins.link(ifindex);
+    sys::open_pin(&pin)
+        .and_then(|link| sys::xdp_link_ifindex(link.as_fd()))
+        .is_ok_and(|holds| holds == Some(ifindex))
 }
 
 /// Rows of the interface counters by interface index.

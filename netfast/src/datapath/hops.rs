@@ -8,6 +8,7 @@ use netfast_common::{
 };
 
 use super::{Datapath, DatapathError, attach, sys};
+use crate::netlink::{HopTable, HopTableError};
 
 impl Datapath {
     /// Puts all indexes for learned next hops into the queue. Once, when the queue is made.
@@ -27,66 +28,27 @@ impl Datapath {
         keys.into_iter().filter_map(|key| Some((key, sys::lookup(map, &key).ok()??))).collect()
     }
 
-    /// Inserts a key into `HOP_INDEX` unless it is there, and returns the index that stands there afterwards.
-    ///
-    /// # Errors
-    ///
-    /// If the map is full.
-    pub fn insert_hop_key(&self, key: &HopKey, index: u32) -> std::io::Result<u32> {
-        let map = self.maps.hop_index.as_fd();
-        loop {
-            match sys::update(map, key, &index, sys::Existing::Keep) {
-                Ok(()) => return Ok(index),
-                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                    if let Some(standing) = sys::lookup(map, key)? {
-                        return Ok(standing);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Takes a key out of `HOP_INDEX`.
-    pub fn remove_hop_key(&self, key: &HopKey) {
-        if let Err(error) = sys::delete(self.maps.hop_index.as_fd(), key) {
-            tracing::warn!(%error, "a next hop's key cannot be removed");
-        }
-    }
-
-    /// Gives an index from [`abi::FIRST_LEARNED_HOP`] on back to the program.
-    pub fn free_hop(&self, index: u16) {
-        if let Err(error) = sys::push(self.maps.hop_free.as_fd(), &u32::from(index)) {
-            tracing::warn!(%error, index, "a free next hop cannot be given back");
-        }
-    }
-
-    /// Writes a next hop so that the program never sees a valid one that is half of two: what changes interface is
-    /// made invalid first; a MAC address goes in by one 64-bit store with its neighbour field.
-    pub fn write_hop(&self, index: u16, hop: &NextHop) {
-        let (table, index) = (&self.maps.next_hops, u32::from(index));
-        let Some(present) = table.get(index) else { return };
-        if present == *hop {
-            return;
-        }
-        let flags = offset_of!(NextHop, flags);
-        if present.ifindex != hop.ifindex || hop.flags & abi::HOP_VALID == 0 {
-            table.store32(index, flags, 0);
-        }
-        let word = |mac: [u8; 6], half: u16| {
-            let [a, b, c, d, e, f] = mac;
-            let [g, h] = half.to_ne_bytes();
-            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-        };
-        table.store64(index, offset_of!(NextHop, destination), word(hop.destination, hop.vlan));
-        table.store64(index, offset_of!(NextHop, source), word(hop.source, hop.mtu));
-        table.store32(index, offset_of!(NextHop, ifindex), hop.ifindex);
-        table.store32(index, flags, hop.flags);
-    }
-
     /// The next hop at an index.
     pub fn hop(&self, index: u16) -> Option<NextHop> {
         self.maps.next_hops.get(u32::from(index))
+    }
+
+    /// Next hops that elements of `TARGETS` in use refer to, and whether each is valid: `(target, next hop, valid)`.
+    pub fn target_hops(&self, targets: impl Iterator<Item = u16>) -> Vec<(u16, u16, bool)> {
+        targets
+            .filter_map(|index| {
+                let next_hop =
+                    self.maps.targets.get(u32::from(index)).filter(|target| target.in_use == 1)?.next_hop;
+                let valid = self.hop(next_hop).is_some_and(|hop| hop.flags & abi::HOP_VALID != 0);
+                Some((index, next_hop, valid))
+            })
+            .collect()
+    }
+
+    /// Clears the element of a target that nothing refers to any more.
+    pub fn clear_target(&self, index: u16) {
+        self.maps.targets.set(u32::from(index), abi::Target::default());
+        self.counters.clear_target(index);
     }
 
     /// Makes the VLAN tables what is given: those of the host's VLAN interfaces.
@@ -144,4 +106,62 @@ where
         }
     }
     Ok(())
+}
+
+impl HopTable for Datapath {
+    fn read(&self, index: u16) -> Option<NextHop> {
+        self.hop(index)
+    }
+
+    /// Writes a next hop so that the program never sees a valid one that is half of two: what changes interface is
+    /// made invalid first; a MAC address goes in by one 64-bit store with its neighbour field.
+    fn write(&self, index: u16, hop: &NextHop) {
+        let (table, index) = (&self.maps.next_hops, u32::from(index));
+        let Some(present) = table.get(index) else { return };
+        if present == *hop {
+            return;
+        }
+        let flags = offset_of!(NextHop, flags);
+        if present.ifindex != hop.ifindex || hop.flags & abi::HOP_VALID == 0 {
+            table.store32(index, flags, 0);
+        }
+        let word = |mac: [u8; 6], half: u16| {
+            let [a, b, c, d, e, f] = mac;
+            let [g, h] = half.to_ne_bytes();
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+        };
+        table.store64(index, offset_of!(NextHop, destination), word(hop.destination, hop.vlan));
+        table.store64(index, offset_of!(NextHop, source), word(hop.source, hop.mtu));
+        table.store32(index, offset_of!(NextHop, ifindex), hop.ifindex);
+        table.store32(index, flags, hop.flags);
+    }
+
+    fn insert_key(&self, key: &HopKey, index: u32) -> Result<u32, HopTableError> {
+        let map = self.maps.hop_index.as_fd();
+        let failed = |error: std::io::Error| HopTableError(error.to_string());
+        loop {
+            match sys::update(map, key, &index, sys::Existing::Keep) {
+                Ok(()) => return Ok(index),
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                    // Gone again in between: once more.
+                    if let Some(standing) = sys::lookup(map, key).map_err(failed)? {
+                        return Ok(standing);
+                    }
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    fn remove_key(&self, key: &HopKey) {
+        if let Err(error) = sys::delete(self.maps.hop_index.as_fd(), key) {
+            tracing::warn!(%error, "a next hop's key cannot be removed");
+        }
+    }
+
+    fn free(&self, index: u16) {
+        if let Err(error) = sys::push(self.maps.hop_free.as_fd(), &u32::from(index)) {
+            tracing::warn!(%error, index, "a free next hop cannot be given back");
+        }
+    }
 }

@@ -250,6 +250,11 @@ impl Datapath {
         attach::detach(self, ifindex)
     }
 
+    /// Whether the program is attached to an interface.
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        attach::is_attached(self, ifindex)
+    }
+
     /// Interfaces (by index) with a pinned link, also those whose interface is gone.
     pub fn attached(&self) -> Vec<u32> {
         lock(&self.loaded).pins.links()

@@ -1,0 +1,257 @@
+//! What everybody may look at without asking the engine: the snapshot that it leaves behind after each change, and the
+//! statistics made from it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use arc_swap::ArcSwap;
+use netfast_common::abi::ABI_VERSION;
+
+use super::interfaces::Interfaces;
+use crate::{
+    api::types::{
+        Count, FlowSummary, ForwardCount, Intent, InterfaceCount, MapFill, NamedCount, SCHEMA_VERSION, Stats,
+        Status, TargetCount,
+    },
+    datapath::{Datapath, Direction},
+    metrics::{Recorder, StatsSource},
+    netlink::Netlink,
+    rules::{diff, ids::Ids},
+};
+
+/// The engine's state at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Snapshot {
+    /// What was asked for.
+    pub(super) intent: Intent,
+    /// Its identifiers.
+    pub(super) ids: Ids,
+    /// Revision that is published.
+    pub(super) applied_revision: u64,
+    /// Interfaces.
+    pub(super) interfaces: Interfaces,
+    /// What is not in place, apart from interfaces.
+    pub(super) faults: Vec<String>,
+    /// What the operator should know all the same.
+    pub(super) notes: Vec<String>,
+    /// Traffic of targets that are gone, by uid of their forward: so that a forward's counters never fall.
+    pub(super) gone: HashMap<u32, [Count; 2]>,
+}
+
+/// The shared state.
+pub(super) struct Shared {
+    pub(super) datapath: Arc<Datapath>,
+    pub(super) netlink: Netlink,
+    pub(super) recorder: Recorder,
+    pub(super) snapshot: ArcSwap<Snapshot>,
+    /// Why the metrics' listener does not listen.
+    pub(super) listener_problem: Mutex<Option<String>>,
+    started: Instant,
+}
+
+fn plus(a: Count, b: Count) -> Count {
+    Count { packets: a.packets + b.packets, bytes: a.bytes + b.bytes }
+}
+
+impl Shared {
+    pub(super) fn new(datapath: Arc<Datapath>, netlink: Netlink) -> Self {
+        Self {
+            datapath,
+            netlink,
+            recorder: Recorder::default(),
+            snapshot: ArcSwap::default(),
+            listener_problem: Mutex::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// Name of a forward by its uid, also of one whose flows are ending.
+    pub(super) fn forward_names(&self) -> impl Fn(u32) -> Option<String> + use<> {
+        let snapshot = self.snapshot.load();
+        let names: HashMap<u32, String> =
+            snapshot.ids.forwards().iter().map(|forward| (forward.uid, forward.name.clone())).collect();
+        move |uid| names.get(&uid).cloned()
+    }
+
+    /// Targets whose next hop cannot be used now, a sentence each.
+    fn unreachable(&self, snapshot: &Snapshot) -> Vec<String> {
+        let live: BTreeMap<u16, String> = snapshot
+            .ids
+            .targets()
+            .filter(|target| target.live)
+            .map(|target| (target.target.index, diff::target_name(target.forward, &target.target.address)))
+            .collect();
+        let hops = self.datapath.target_hops(live.keys().copied());
+        hops.into_iter()
+            .filter(|(_, _, valid)| !valid)
+            .filter_map(|(target, hop, _)| {
+                let name = live.get(&target)?;
+                Some(if hop == 0 {
+                    format!("target {name} has no route: its packets are dropped until there is one")
+                } else {
+                    format!("target {name}: its next hop does not answer (ARP or neighbour discovery)")
+                })
+            })
+            .collect()
+    }
+
+    fn targets(
+        &self,
+        snapshot: &Snapshot,
+        flows: &HashMap<u16, u64>,
+    ) -> (Vec<TargetCount>, HashMap<u32, [Count; 2]>) {
+        let counters = self.datapath.counters();
+        let mut rows: BTreeMap<(String, String), TargetCount> = BTreeMap::new();
+        let mut sums = snapshot.gone.clone();
+        for target in snapshot.ids.targets() {
+            let index = target.target.index;
+            let to_target = counters.target(index, Direction::ToTarget);
+            let to_client = counters.target(index, Direction::ToClient);
+            let sum = sums.entry(target.forward_uid).or_default();
+            *sum = [plus(sum[0], to_target), plus(sum[1], to_client)];
+            let flows = flows.get(&index).copied().unwrap_or_default();
+            if !target.live && flows == 0 {
+                continue;
+            }
+            let (forward, address) = (target.forward.to_owned(), target.target.address.to_string());
+            let row = rows.entry((forward.clone(), address.clone())).or_insert_with(|| TargetCount {
+                forward,
+                target: address,
+                to_target: Count::default(),
+                to_client: Count::default(),
+                flows: 0,
+            });
+            row.to_target = plus(row.to_target, to_target);
+            row.to_client = plus(row.to_client, to_client);
+            row.flows += flows;
+        }
+        (rows.into_values().collect(), sums)
+    }
+
+    fn interfaces(&self) -> Vec<InterfaceCount> {
+        let host = self.netlink.host();
+        let mut rows = Vec::new();
+        for (ifindex, row) in self.datapath.interface_rows() {
+            let interface = host.name(ifindex);
+            for (verdict, reason, count) in self.datapath.counters().interface(row) {
+                rows.push(InterfaceCount {
+                    interface: interface.clone(),
+                    verdict: verdict.label().to_owned(),
+                    reason: reason.label().to_owned(),
+                    count,
+                });
+            }
+        }
+        rows
+    }
+}
+
+impl StatsSource for Shared {
+    fn stats(&self) -> Stats {
+        let snapshot = self.snapshot.load();
+        let tally = self.datapath.tally();
+        let counters = self.datapath.counters();
+        let (targets, sums) = self.targets(&snapshot, &tally.targets);
+        let (confirmed_max, half_open_max) = self.datapath.capacity();
+        let forwards = snapshot
+            .ids
+            .forwards()
+            .iter()
+            .map(|forward| {
+                let [to_target, to_client] = sums.get(&forward.uid).copied().unwrap_or_default();
+                ForwardCount {
+                    forward: forward.name.clone(),
+                    to_target,
+                    to_client,
+                    flows: tally.forwards.get(&forward.uid).copied().unwrap_or_default(),
+                    flows_total: counters.flows_made(forward.index),
+                }
+            })
+            .collect();
+        let echoes = snapshot
+            .ids
+            .echoes()
+            .iter()
+            .map(|echo| NamedCount { name: echo.listen.to_string(), count: counters.echo(echo.index) })
+            .collect();
+        let filters = snapshot.intent.rules.filters.iter().zip(snapshot.ids.filters()).enumerate();
+        let filters = filters
+            .map(|(position, (rule, id))| NamedCount {
+                name: diff::filter_name(position, rule),
+                count: counters.filter(id.index),
+            })
+            .collect();
+        let fill = |map: &str, flows: u64, max: u64| MapFill {
+            map: map.to_owned(),
+            entries: flows * 2,
+            max_entries: max * 2,
+        };
+        Stats {
+            schema_version: SCHEMA_VERSION,
+            interfaces: self.interfaces(),
+            forwards,
+            targets,
+            echoes,
+            filters,
+            flows: FlowSummary {
+                confirmed: tally.confirmed,
+                half_open: tally.half_open,
+                confirmed_max,
+                half_open_max,
+            },
+            maps: vec![
+                fill("FLOWS", tally.confirmed, confirmed_max),
+                fill("HALF_OPEN", tally.half_open, half_open_max),
+            ],
+        }
+    }
+
+    fn status(&self) -> Status {
+        let snapshot = self.snapshot.load();
+        let interfaces = snapshot.interfaces.statuses(&self.netlink.host());
+        let mut problems = snapshot.faults.clone();
+        problems.extend(
+            interfaces.iter().filter_map(|i| Some(format!("interface {}: {}", i.name, i.problem.as_ref()?))),
+        );
+        problems.extend(self.listener_problem.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        if snapshot.applied_revision != snapshot.intent.revision {
+            problems.push(format!(
+                "revision {} is not in the datapath yet, which runs {}",
+                snapshot.intent.revision, snapshot.applied_revision
+            ));
+        }
+        let generation = self.datapath.generation();
+        let ready = problems.is_empty() && generation != 0;
+        problems.extend(self.unreachable(&snapshot));
+        problems.extend(snapshot.notes.iter().cloned());
+        let tally = self.datapath.tally();
+        let (confirmed_max, half_open_max) = self.datapath.capacity();
+        let rules = &snapshot.intent.rules;
+        Status {
+            schema_version: SCHEMA_VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            abi_version: ABI_VERSION,
+            revision: snapshot.intent.revision,
+            applied_revision: snapshot.applied_revision,
+            generation,
+            ready,
+            problems,
+            interfaces,
+            forwards: rules.forwards.len(),
+            targets: rules.forwards.iter().map(|forward| forward.targets.len()).sum(),
+            echoes: rules.echoes.len(),
+            filters: rules.filters.len(),
+            flows: tally.confirmed + tally.half_open,
+            flows_max: confirmed_max + half_open_max,
+        }
+    }
+
+    fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+}
