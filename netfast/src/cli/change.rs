@@ -1,5 +1,7 @@
 //! What all verbs that change something share: sending the operations and saying what came of them.
 
+use std::collections::HashSet;
+
 use super::{Context, failure::Outcome};
 use crate::api::types::{ChangeAction, ChangeReply, ChangeRequest, ObjectChange, Operation};
 
@@ -54,15 +56,36 @@ pub fn print(context: &Context, reply: &ChangeReply) -> Outcome {
     if reply.changes.is_empty() {
         return output.done(&format!("nothing to change ({})", revision(reply)));
     }
-    // Of a large file that was applied again, what stayed as it was is no news.
-    let (same, news): (Vec<_>, Vec<_>) =
-        reply.changes.iter().partition(|change| change.action == ChangeAction::Unchanged);
-    let shown = if same.len() <= FEW { reply.changes.iter().collect() } else { news };
-    let mut lines: Vec<_> = shown.into_iter().map(|change| line(change, reply)).collect();
-    if same.len() > FEW {
-        lines.push(format!("{} objects unchanged ({})", same.len(), revision(reply)));
-    }
+    let lines = lines(reply);
     output.done(&lines.join("\n"))
+}
+
+/// A line an object. The targets of a forward that came or went as a whole are part of it; and of a large file that was
+/// applied again, what stayed as it was is no news.
+fn lines(reply: &ChangeReply) -> Vec<String> {
+    let whole: HashSet<&str> = reply
+        .changes
+        .iter()
+        .filter(|change| {
+            change.kind == "forward" && matches!(change.action, ChangeAction::Created | ChangeAction::Deleted)
+        })
+        .map(|change| change.name.as_str())
+        .collect();
+    let part = |change: &ObjectChange| {
+        change.kind == "target"
+            && change.name.split_once('/').is_some_and(|(forward, _)| whole.contains(forward))
+    };
+    let same = reply.changes.iter().filter(|change| change.action == ChangeAction::Unchanged).count();
+    let mut lines: Vec<_> = reply
+        .changes
+        .iter()
+        .filter(|change| !part(change) && (same <= FEW || change.action != ChangeAction::Unchanged))
+        .map(|change| line(change, reply))
+        .collect();
+    if same > FEW {
+        lines.push(format!("{same} objects unchanged ({})", revision(reply)));
+    }
+    lines
 }
 
 /// `forward web created (revision 12)`.
@@ -78,9 +101,5 @@ fn line(change: &ObjectChange, reply: &ChangeReply) -> String {
 }
 
 fn revision(reply: &ChangeReply) -> String {
-    if reply.dry_run {
-        format!("dry run; revision {} stays", reply.revision)
-    } else {
-        format!("revision {}", reply.revision)
-    }
+    if reply.dry_run { "dry run".to_owned() } else { format!("revision {}", reply.revision) }
 }

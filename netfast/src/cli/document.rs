@@ -10,11 +10,11 @@ pub fn markdown() -> String {
     command.build();
     let mut text = String::from(
         "# The command line\n\n\
-         This file is made from the program's own help; `UPDATE_DOCS=1 cargo test -p netfast --test cli_docs` writes it \
-         anew.\n\n",
+         This file is made from the program's own help; `UPDATE_DOCS=1 cargo test -p netfast --test cli` writes it \
+         anew. Every verb also takes the global options of [`netfast`](#netfast).\n\n",
     );
     contents(&command, &mut text, 0);
-    section(&command, &mut text);
+    section(&command, &mut text, true);
     text
 }
 
@@ -34,12 +34,22 @@ fn contents(command: &Command, text: &mut String, depth: usize) {
     }
 }
 
-fn section(command: &Command, text: &mut String) {
+fn section(command: &Command, text: &mut String, top: bool) {
     let help = command.clone().disable_colored_help(true).render_long_help().to_string();
-    let help: Vec<_> = help.lines().map(str::trim_end).collect();
-    let _ = write!(text, "\n## {}\n\n```text\n{}\n```\n", name(command), help.join("\n").trim_end());
+    let mut lines: Vec<&str> = Vec::new();
+    let mut skip = false;
+    for line in help.lines().map(str::trim_end) {
+        // The global options stand once, at the top; a heading begins without indent and ends with a colon.
+        if !line.starts_with(' ') && line.ends_with(':') {
+            skip = !top && line == "Global options:";
+        }
+        if !skip {
+            lines.push(line);
+        }
+    }
+    let _ = write!(text, "\n## {}\n\n```text\n{}\n```\n", name(command), lines.join("\n").trim_end());
     for below in command.get_subcommands() {
-        section(below, text);
+        section(below, text, false);
     }
 }
 

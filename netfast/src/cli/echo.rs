@@ -111,7 +111,7 @@ async fn list(context: &Context) -> Outcome {
     let rows = echoes
         .iter()
         .map(|echo| {
-            let allow: Vec<_> = echo.allow.iter().map(IpNet::to_string).collect();
+            let allow: Vec<_> = echo.allow.iter().copied().map(values::show_prefix).collect();
             vec![
                 echo.listen.to_string(),
                 if allow.is_empty() { "nobody".to_owned() } else { allow.join(" ") },

@@ -62,7 +62,9 @@ impl Failure {
             io::ErrorKind::PermissionDenied => ErrorCode::Permission,
             _ => ErrorCode::Usage,
         };
-        Self::new(code, format_args!("cannot {verb} {}: {error}", path.display()))
+        let why = error.to_string();
+        let why = why.split(" (os error").next().unwrap_or_default();
+        Self::new(code, format_args!("cannot {verb} {}: {why}", path.display()))
     }
 }
 

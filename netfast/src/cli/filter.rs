@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -169,6 +170,10 @@ pub struct Load {
     flags: ChangeFlags,
 }
 
+fn ip_version() -> impl TypedValueParser<Value = u8> {
+    PossibleValuesParser::new(["4", "6"]).map(|word| if word == "6" { 6 } else { 4 })
+}
+
 fn position(text: &str) -> Result<usize, types::ParseError> {
     match text.parse() {
         Ok(position) if position > 0 => Ok(position),
@@ -203,7 +208,7 @@ struct RuleArguments {
     #[arg(long, visible_alias = "in", value_name = "IFACE")]
     interface: Option<String>,
     /// IP version, 4 or 6
-    #[arg(long, value_name = "4|6", value_parser = clap::value_parser!(u8).range(4..=6))]
+    #[arg(long, value_name = "4|6", value_parser = ip_version())]
     ip_version: Option<u8>,
     /// Free text
     #[arg(long, value_name = "TEXT")]
@@ -293,8 +298,8 @@ fn describe(rule: &FilterRule) -> String {
         |key: &str, value: Option<String>| parts.extend(value.map(|value| format!("{key} {value}")));
     part("interface", interface.clone());
     part("ip-version", version.map(|version| version.to_string()));
-    part("src", src.map(|prefix| prefix.to_string()));
-    part("dst", dst.map(|prefix| prefix.to_string()));
+    part("src", src.map(values::show_prefix));
+    part("dst", dst.map(values::show_prefix));
     part("proto", proto.map(|proto| proto.to_string()));
     part("sport", sport.map(|ports| ports.to_string()));
     part("dport", dport.map(|ports| ports.to_string()));

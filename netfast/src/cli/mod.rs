@@ -102,6 +102,7 @@ struct Global {
         long,
         global = true,
         env = "NETFAST_SOCKET",
+        hide_env_values = true,
         default_value = DEFAULT_SOCKET,
         value_name = "PATH",
         help_heading = "Global options"
@@ -251,9 +252,10 @@ fn not_parsed(error: &clap::Error, asked: Asked) -> ExitCode {
     }
     if asked.json {
         let text = error.render().to_string();
-        let first = text.split("\n\n").next().unwrap_or_default();
-        let message = first.strip_prefix("error: ").unwrap_or(first);
-        let message = message.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let lines: Vec<_> =
+            lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+        let message = lines.join(" ").replacen("error: ", "", 1).replace(" tip: ", "; ");
         let field = error.get(clap::error::ContextKind::InvalidArg).map(ToString::to_string);
         Output::new(Format::Json, false, false).error(&ErrorBody { code: ErrorCode::Usage, message, field });
     } else {

@@ -53,6 +53,15 @@ pub fn prefix(text: &str) -> Result<IpNet, ParseError> {
     })
 }
 
+/// A prefix as [`prefix`] reads it: a single address without its length.
+pub fn show_prefix(prefix: IpNet) -> String {
+    if prefix.prefix_len() == prefix.max_prefix_len() {
+        prefix.addr().to_string()
+    } else {
+        prefix.to_string()
+    }
+}
+
 /// A span of time: `1s`, `500ms`, `2m`; a number alone is in seconds. Never 0.
 ///
 /// # Errors
