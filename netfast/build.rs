@@ -31,7 +31,8 @@ fn main() -> ExitCode {
 fn build(toolchain: &toolchain::Toolchain) -> io::Result<()> {
     let out_dir = dir_from_env("OUT_DIR")?;
     let manifest_dir = dir_from_env("CARGO_MANIFEST_DIR")?;
-    let workspace = manifest_dir.parent().ok_or_else(|| io::Error::other("netfast is outside its workspace"))?;
+    let workspace =
+        manifest_dir.parent().ok_or_else(|| io::Error::other("netfast is outside its workspace"))?;
 
     for source in [
         "Cargo.lock",

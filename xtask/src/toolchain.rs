@@ -175,12 +175,17 @@ pub fn linker_for(rustc: &Rustc) -> Option<PathBuf> {
 
 /// Reads version and features of the installed bpf-linker from cargo's own record of what it installed there.
 fn installed_linker_fits(tools: &Path, llvm: u32) -> bool {
-    let Ok(record) = fs::read_to_string(tools.join(".crates2.json")) else { return false };
-    let package = format!("\"bpf-linker {BPF_LINKER_VERSION} ");
-    let Some((_, entry)) = record.split_once(&package) else { return false };
-    let Some((_, features)) = entry.split_once("\"features\":[") else { return false };
-    let features = features.split(']').next().unwrap_or_default();
+    let Some(features) = installed_features(tools, "bpf-linker", BPF_LINKER_VERSION) else { return false };
     features.split(',').any(|feature| feature.trim_matches('"') == linker_feature(llvm))
+}
+
+/// The features, a comma-separated list of quoted names, with which `cargo install --root ROOT` installed a package;
+/// `None` if it did not install this version.
+pub fn installed_features(root: &Path, package: &str, version: &str) -> Option<String> {
+    let record = fs::read_to_string(root.join(".crates2.json")).ok()?;
+    let (_, entry) = record.split_once(&format!("\"{package} {version} "))?;
+    let (_, features) = entry.split_once("\"features\":[")?;
+    Some(features.split(']').next()?.to_owned())
 }
 
 /// The feature of bpf-linker that links this major version of LLVM.
@@ -200,7 +205,10 @@ impl Toolchain {
         let mut command = self.cargo("build", workspace, target_dir);
         let status = command.status()?;
         if !status.success() {
-            return Err(io::Error::other(format!("building netfast-ebpf with {} failed: {status}", self.rustc)));
+            return Err(io::Error::other(format!(
+                "building netfast-ebpf with {} failed: {status}",
+                self.rustc
+            )));
         }
         Ok(target_dir.join(TARGET).join(PROFILE).join(OBJECT_NAME))
     }
@@ -215,11 +223,37 @@ impl Toolchain {
             }
             Origin::Distribution(_) => Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
         };
-        forget_outer_cargo(&mut command);
+        self.arguments(&mut command, subcommand, workspace, target_dir);
+        command
+    }
+
+    /// Clippy for netfast-ebpf and the BPF target; for a distribution's rustc it is the one beside that.
+    pub fn clippy(&self, workspace: &Path, target_dir: &Path) -> Command {
+        let Origin::Distribution(rustc) = &self.rustc.origin else {
+            return self.cargo("clippy", workspace, target_dir);
+        };
+        let mut command = Command::new(rustc.with_file_name("cargo-clippy"));
+        self.arguments(&mut command, "clippy", workspace, target_dir);
+        // It calls this cargo; the one of the same version need not be installed.
+        command.env("CARGO", env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command
+    }
+
+    fn arguments(&self, command: &mut Command, subcommand: &str, workspace: &Path, target_dir: &Path) {
+        forget_outer_cargo(command);
         command
             .current_dir(workspace)
             .arg(subcommand)
-            .args(["--package", "netfast-ebpf", "--bin", OBJECT_NAME, "--profile", PROFILE, "--target", TARGET])
+            .args([
+                "--package",
+                "netfast-ebpf",
+                "--bin",
+                OBJECT_NAME,
+                "--profile",
+                PROFILE,
+                "--target",
+                TARGET,
+            ])
             .arg("--target-dir")
             .arg(target_dir)
             .env("CARGO_ENCODED_RUSTFLAGS", self.rustflags(workspace).join("\x1f"));
@@ -227,7 +261,6 @@ impl Toolchain {
             Origin::Rustup => command.args(["-Z", "build-std=core"]),
             Origin::Distribution(rustc) => command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1"),
         };
-        command
     }
 
     fn rustflags(&self, workspace: &Path) -> Vec<String> {
@@ -246,9 +279,16 @@ impl Toolchain {
 ///
 /// Its RUSTFLAGS are the host's; its wrapper may be clippy-driver; its RUSTC is another one. What a user sets to reach
 /// a registry or to colour the output stays.
-fn forget_outer_cargo(command: &mut Command) {
-    const KEPT: [&str; 6] =
-        ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_"];
+pub fn forget_outer_cargo(command: &mut Command) {
+    const KEPT: [&str; 7] = [
+        "CARGO_HOME",
+        "CARGO_HTTP_",
+        "CARGO_NET_",
+        "CARGO_REGISTRIES_",
+        "CARGO_REGISTRY_",
+        "CARGO_SOURCE_",
+        "CARGO_TERM_",
+    ];
     const DROPPED: [&str; 20] = [
         "RUSTC",
         "RUSTC_BOOTSTRAP",
