@@ -144,6 +144,35 @@ fn another_gateway_is_another_hop_and_is_told() {
 }
 
 #[test]
+fn the_kernel_picks_one_of_several_ways() {
+    run(|bench| async move {
+        bench.peer.ip("addr add 10.66.0.3/24 dev t0");
+        bench.host.ip("route add 10.97.0.0/16 nexthop via 10.66.0.2 nexthop via 10.66.0.3");
+        let hop = bench.resolved("10.97.1.1").await;
+        let hops = bench.netlink.hops().await.unwrap();
+        let gateway = hops.iter().find(|status| status.index == hop).unwrap().address.unwrap();
+        assert!([ip_address("10.66.0.2"), ip_address("10.66.0.3")].contains(&gateway), "{gateway}");
+    });
+}
+
+#[test]
+fn an_entry_put_there_by_hand_stays_as_it_is() {
+    run(|bench| async move {
+        bench.host.ip("neigh add 10.66.0.50 lladdr 02:66:00:00:00:50 dev h0 nud permanent");
+        let mirrored = ip_address("10.66.0.50");
+        // Another target resolved afterwards: the notification about the entry has been taken in by then.
+        bench.resolved("10.66.0.2").await;
+        let view = bench.netlink.resolve_targets(&[mirrored]).await.unwrap();
+        assert!(view.unresolved().is_empty());
+        let hop = view.route(mirrored).unwrap().next_hop;
+        assert_eq!(bench.maps.entry(hop).destination, [2, 0x66, 0, 0, 0, 0x50]);
+        bench.netlink.release_all().await.unwrap();
+        let shown = bench.host.ip("neigh show 10.66.0.50 dev h0");
+        assert!(shown.contains("PERMANENT"), "{shown}");
+    });
+}
+
+#[test]
 fn a_gateway_of_the_other_family_is_found() {
     run(|bench| async move {
         bench.host.ip("route add 10.98.0.0/16 via inet6 fd66::2 dev h0");

@@ -52,9 +52,11 @@ impl Watcher {
         match message {
             RouteNetlinkMessage::NewLink(message) => {
                 let Some(link) = parse::link(message) else { return };
-                if self.host.links.get(&link.index) != Some(&link) {
-                    self.host.links.insert(link.index, link);
-                    self.links_changed();
+                let old = self.host.links.insert(link.index, link.clone());
+                match old {
+                    Some(old) if old == link => {}
+                    Some(old) if old.leads_like(&link) => self.dirty.links = true,
+                    _ => self.links_changed(),
                 }
             }
             RouteNetlinkMessage::DelLink(message) => {

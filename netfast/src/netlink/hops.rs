@@ -19,6 +19,11 @@ pub trait HopTable: Send + Sync {
     fn read(&self, _index: u16) -> Option<abi::NextHop> {
         None
     }
+    /// Everything in `HOP_INDEX`. Asked for every half a minute: the program's event about a next hop that it has
+    /// learned may be lost (full ring buffer), and the next hop must not stay unwatched.
+    fn entries(&self) -> Vec<(abi::HopKey, u32)> {
+        Vec::new()
+    }
     /// Writes an entry (`NEXT_HOPS`). The keeper makes an entry invalid before it changes its interface.
     fn write(&self, index: u16, hop: &abi::NextHop);
     /// Inserts a key into `HOP_INDEX` unless it is there (BPF_NOEXIST: the program inserts, too), and returns the

@@ -54,6 +54,13 @@ impl Link {
     pub fn usable(&self) -> bool {
         self.up && self.carrier
     }
+
+    /// Whether packets take the same way as by another state of the link: a new name or an attached program changes
+    /// nothing for them.
+    pub fn leads_like(&self, other: &Link) -> bool {
+        let alike = Link { xdp: other.xdp.clone(), name: other.name.clone(), ..self.clone() };
+        alike == *other
+    }
 }
 
 /// How frames leave that the routing table sends to an interface.
@@ -252,6 +259,14 @@ mod tests {
         assert_eq!(host.egress(9), Err(EgressError::NotEthernet("wg0".into())));
         assert_eq!(host.egress(1), Err(EgressError::NotEthernet("lo".into())));
         assert_eq!(host.egress(77), Err(EgressError::NoLink(77)));
+    }
+
+    #[test]
+    fn a_name_or_a_program_changes_no_way() {
+        let old = link(2, "eth0");
+        assert!(old.leads_like(&Link { name: "wan".into(), xdp: vec![7], ..old.clone() }));
+        assert!(!old.leads_like(&Link { carrier: false, ..old.clone() }));
+        assert!(!old.leads_like(&Link { mtu: 9000, ..old.clone() }));
     }
 
     #[test]

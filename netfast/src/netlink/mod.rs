@@ -75,6 +75,13 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 impl NetlinkError {
+    fn os_error(&self) -> Option<i32> {
+        match self {
+            Self::Request { error, .. } => error.raw_os_error(),
+            _ => None,
+        }
+    }
+
     fn request(what: &'static str, error: &rtnetlink::Error) -> Self {
         let error = match error {
             rtnetlink::Error::NetlinkError(message) => message.to_io(),

@@ -26,6 +26,8 @@ const RESYNC: Duration = Duration::from_secs(30);
 const COALESCE: Duration = Duration::from_millis(20);
 /// ... and at most this often, should they never end.
 const PACE: Duration = Duration::from_millis(200);
+/// An error that comes again and again is logged this often.
+const COMPLAIN: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(250);
 
 type Routes = HashMap<IpAddr, Result<TargetRoute, Unreachable>>;
@@ -66,6 +68,7 @@ pub(crate) struct Watcher {
     pub(super) host: HostState,
     pub(super) neighbours: Neighbours,
     pub(super) keeper: HopKeeper,
+    table: Arc<dyn HopTable>,
     pub(super) requests: Arc<Requests>,
     asks: mpsc::UnboundedSender<AskOrSync>,
     pub(super) published: Arc<ArcSwap<HostState>>,
@@ -98,7 +101,8 @@ impl Watcher {
         let mut watcher = Self {
             host: HostState::default(),
             neighbours: Neighbours::default(),
-            keeper: HopKeeper::new(table),
+            keeper: HopKeeper::new(Arc::clone(&table)),
+            table,
             requests,
             asks,
             published,
@@ -154,7 +158,10 @@ impl Watcher {
                     let (keeper, world) = self.world();
                     keeper.tick(world);
                 }
-                _ = resync.tick() => self.resync().await,
+                _ = resync.tick() => {
+                    self.resync().await;
+                    self.look_for_unwatched();
+                }
                 () = sleep_until(wake) => {}
             }
             for ask in self.keeper.take_asks() {
@@ -336,6 +343,18 @@ impl Watcher {
         }
     }
 
+    /// Reads the keys of all next hops, in a thread of its own: there may be tens of thousands.
+    fn look_for_unwatched(&self) {
+        let table = Arc::clone(&self.table);
+        let own = self.own.clone();
+        tokio::task::spawn_blocking(move || {
+            let entries = table.entries();
+            if let Some(own) = own.upgrade() {
+                let _ = own.send(Command::Adopt { entries, reply: oneshot::channel().0 });
+            }
+        });
+    }
+
     fn ask_again(&mut self) {
         self.answering = true;
         let targets: Vec<IpAddr> = self.answers.iter().map(|(target, _)| *target).collect();
@@ -352,17 +371,29 @@ impl Watcher {
 
 /// Asks the kernel, one after the other, so that the last word about a neighbour is the last.
 async fn carry_out(mut asks: mpsc::UnboundedReceiver<AskOrSync>, requests: Arc<Requests>) {
+    let mut complained: Option<Instant> = None;
     while let Some(ask) = asks.recv().await {
-        match ask {
-            AskOrSync::Ask(ask) => {
-                if let Err(error) = requests.ask(ask).await {
-                    let (ifindex, address) = ask.neighbour;
-                    tracing::debug!(%error, %address, ifindex, "the kernel did not take a neighbour");
-                }
-            }
+        let ask = match ask {
+            AskOrSync::Ask(ask) => ask,
             AskOrSync::Sync(done) => {
                 let _ = done.send(());
+                continue;
             }
+        };
+        let Err(error) = requests.ask(ask).await else { continue };
+        let (ifindex, address) = ask.neighbour;
+        tracing::debug!(%error, %address, ifindex, "the kernel did not take a neighbour");
+        let advice = match error.os_error() {
+            Some(libc::ENOBUFS) => {
+                "its neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3 (and net.ipv6...)"
+            }
+            Some(libc::EPERM | libc::EACCES) => "the agent needs CAP_NET_ADMIN",
+            // The interface went away in the meantime, and the like.
+            _ => continue,
+        };
+        if complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
+            complained = Some(Instant::now());
+            tracing::error!(%error, %address, "next hops cannot be kept resolved; {advice}");
         }
     }
 }
