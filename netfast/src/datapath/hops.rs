@@ -113,6 +113,10 @@ impl HopTable for Datapath {
         self.hop(index)
     }
 
+    fn entries(&self) -> Vec<(HopKey, u32)> {
+        self.hop_entries()
+    }
+
     /// Writes a next hop so that the program never sees a valid one that is half of two: what changes interface is
     /// made invalid first; a MAC address goes in by one 64-bit store with its neighbour field.
     fn write(&self, index: u16, hop: &NextHop) {
