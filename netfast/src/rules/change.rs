@@ -219,14 +219,13 @@ impl Change {
         let listen = echo.listen.to_string();
         let echo = normal_echo(echo);
         match self.intent.rules.echoes.iter().find(|e| e.listen == echo.listen) {
-            // The same once more is no contradiction; another one at the same address is.
-            Some(present) if *present == echo || if_not_exists => {}
+            Some(_) if if_not_exists => {}
             Some(_) => {
                 return Err(error(
                     ErrorCode::Conflict,
                     &format!("echo.{listen}"),
                     format!(
-                        "there is an echo reflector at {listen} already: delete it first, or use `apply`"
+                        "there is an echo reflector at {listen} already: delete it first, or replace it by `apply`"
                     ),
                 ));
             }

@@ -138,8 +138,9 @@ fn echoes() {
     let (one, words) = done(&start, &[add(echo("192.0.2.1:7", &["10.1.2.3/8"]), false)]);
     assert_eq!(words, ["echo 192.0.2.1:7 created"]);
     assert_eq!(one.rules.echoes[0].allow, ["10.0.0.0/8".parse().unwrap()]);
-    let (_, words) = done(&one, &[add(echo("192.0.2.1:7", &["10.0.0.0/8"]), false)]);
-    assert_eq!(words, ["echo 192.0.2.1:7 unchanged"]);
+    let same = echo("192.0.2.1:7", &["10.0.0.0/8"]);
+    refused(&one, &[add(same.clone(), false)], ErrorCode::Conflict, "already");
+    assert_eq!(done(&one, &[add(same, true)]).1, ["echo 192.0.2.1:7 unchanged"]);
     let other = echo("192.0.2.1:7", &["11.0.0.0/8"]);
     refused(&one, &[add(other.clone(), false)], ErrorCode::Conflict, "already");
     assert_eq!(done(&one, &[add(other.clone(), true)]).1, ["echo 192.0.2.1:7 unchanged"]);
