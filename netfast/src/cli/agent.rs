@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     failure::{Failure, Outcome},
-    output::Output,
+    files,
 };
 use crate::{
     agent,
@@ -21,6 +21,7 @@ use crate::{
 Examples:
   netfast agent
   netfast agent --config ./agent.toml
+  netfast agent --config ./trial.toml --detach
   systemctl start netfast")]
 pub struct Agent {
     /// Configuration; without this flag a missing /etc/netfast/agent.toml means the defaults
@@ -32,16 +33,24 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Runs it until it is stopped.
+    /// Runs it until it is stopped. A `socket` goes before that of the configuration.
     ///
     /// # Errors
     /// If it cannot start, or had to end.
-    pub fn run(self, _output: Output) -> Outcome {
-        let config = match &self.config {
+    pub fn run(self, socket: Option<PathBuf>) -> Outcome {
+        let mut config = match &self.config {
             None if !Path::new(DEFAULT_PATH).exists() => AgentConfig::default(),
-            path => AgentConfig::load(path.as_deref().unwrap_or(Path::new(DEFAULT_PATH)))?,
+            path => read(path.as_deref().unwrap_or(Path::new(DEFAULT_PATH)))?,
         };
+        if socket.is_some() {
+            config.agent.socket = socket;
+        }
         agent::run(&config, agent::Options { detach: self.detach })
             .map_err(|error| Failure::new(error.code(), error))
     }
+}
+
+fn read(path: &Path) -> Result<AgentConfig, Failure> {
+    let (name, text) = files::read(path)?;
+    Ok(AgentConfig::parse(&name, &text)?)
 }

@@ -97,22 +97,31 @@ struct Global {
     /// No colours (also: environment variable NO_COLOR)
     #[arg(long, global = true, help_heading = "Global options")]
     no_color: bool,
-    /// The agent's socket
+    /// The agent's socket [default: /run/netfast/netfast.sock]
     #[arg(
         long,
         global = true,
         env = "NETFAST_SOCKET",
         hide_env_values = true,
-        default_value = DEFAULT_SOCKET,
         value_name = "PATH",
         help_heading = "Global options"
     )]
-    socket: PathBuf,
+    socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     Agent(agent::Agent),
+    #[command(flatten)]
+    Client(ClientVerb),
+    Check(check::Check),
+    Completion(completion::Completion),
+    Man(man::Man),
+}
+
+/// The verbs that ask the agent.
+#[derive(Debug, Subcommand)]
+enum ClientVerb {
     Stop(stop::Stop),
     Attach(attach::Attach),
     Detach(attach::Detach),
@@ -126,15 +135,12 @@ enum Verb {
     Filter(filter::Filter),
     Apply(apply::Apply),
     Diff(diff::Diff),
-    Check(check::Check),
     Export(export::Export),
     Status(status::Status),
     Stats(stats::Stats),
     #[command(subcommand)]
     Flows(flows::Flows),
     Version(version::Version),
-    Completion(completion::Completion),
-    Man(man::Man),
 }
 
 /// What a verb works with: the agent, and where to print.
@@ -164,7 +170,7 @@ pub fn main() -> ExitCode {
     };
     let Global { output, quiet, no_color, socket } = cli.global;
     let output = Output::new(output, quiet, !no_color && !no_color_in_environment());
-    match run(cli.verb, Context { client: Client::new(socket), output }) {
+    match run(cli.verb, socket, output) {
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(Failure::Negative) => ExitCode::from(EXIT_NEGATIVE),
         Err(Failure::File(report)) => {
@@ -178,37 +184,41 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb, context: Context) -> Outcome {
-    // The daemon has a runtime of its own.
-    if let Verb::Agent(verb) = verb {
-        return verb.run(context.output);
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(ErrorCode::Internal, format_args!("cannot start: {error}")))?;
-    runtime.block_on(async {
-        match verb {
-            Verb::Agent(verb) => verb.run(context.output),
-            Verb::Stop(verb) => verb.run(&context).await,
-            Verb::Attach(verb) => verb.run(&context).await,
-            Verb::Detach(verb) => verb.run(&context).await,
-            Verb::Forward(verb) => verb.run(&context).await,
-            Verb::Target(verb) => verb.run(&context).await,
-            Verb::Echo(verb) => verb.run(&context).await,
-            Verb::Filter(verb) => verb.run(&context).await,
-            Verb::Apply(verb) => verb.run(&context).await,
-            Verb::Diff(verb) => verb.run(&context).await,
-            Verb::Check(verb) => verb.run(context.output),
-            Verb::Export(verb) => verb.run(&context).await,
-            Verb::Status(verb) => verb.run(&context).await,
-            Verb::Stats(verb) => verb.run(&context).await,
-            Verb::Flows(verb) => verb.run(&context).await,
-            Verb::Version(verb) => verb.run(&context).await,
-            Verb::Completion(verb) => verb.run(context.output),
-            Verb::Man(verb) => verb.run(context.output),
+fn run(verb: Verb, socket: Option<PathBuf>, output: Output) -> Outcome {
+    match verb {
+        // The daemon has a runtime of its own.
+        Verb::Agent(verb) => verb.run(socket),
+        Verb::Check(verb) => verb.run(output),
+        Verb::Completion(verb) => verb.run(output),
+        Verb::Man(verb) => verb.run(output),
+        Verb::Client(verb) => {
+            let client = Client::new(socket.unwrap_or_else(|| DEFAULT_SOCKET.into()));
+            let context = Context { client, output };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime
+                .map_err(|error| Failure::new(ErrorCode::Internal, format_args!("cannot start: {error}")))?
+                .block_on(ask(verb, &context))
         }
-    })
+    }
+}
+
+async fn ask(verb: ClientVerb, context: &Context) -> Outcome {
+    match verb {
+        ClientVerb::Stop(verb) => verb.run(context).await,
+        ClientVerb::Attach(verb) => verb.run(context).await,
+        ClientVerb::Detach(verb) => verb.run(context).await,
+        ClientVerb::Forward(verb) => verb.run(context).await,
+        ClientVerb::Target(verb) => verb.run(context).await,
+        ClientVerb::Echo(verb) => verb.run(context).await,
+        ClientVerb::Filter(verb) => verb.run(context).await,
+        ClientVerb::Apply(verb) => verb.run(context).await,
+        ClientVerb::Diff(verb) => verb.run(context).await,
+        ClientVerb::Export(verb) => verb.run(context).await,
+        ClientVerb::Status(verb) => verb.run(context).await,
+        ClientVerb::Stats(verb) => verb.run(context).await,
+        ClientVerb::Flows(verb) => verb.run(context).await,
+        ClientVerb::Version(verb) => verb.run(context).await,
+    }
 }
 
 fn no_color_in_environment() -> bool {
