@@ -11,9 +11,11 @@ mod abi;
 mod bench;
 mod build_ebpf;
 mod commands;
+mod demo;
 mod examples;
 mod interrupt;
 mod lint;
+mod netns;
 mod replay;
 mod sandbox;
 mod setup;
@@ -41,6 +43,7 @@ macro_rules! verbs {
 verbs! {
     Setup => setup,
     BuildEbpf => build_ebpf,
+    Demo => demo,
     Test => test,
     Lint => lint,
     Replay => replay,

@@ -116,7 +116,7 @@ pub fn markdown() -> String {
     let mut text = String::from(
         "# Metrics\n\n\
          Generated from `netfast/src/metrics/catalog.rs`; a test keeps it so \
-         (`NETFAST_UPDATE_DOCS=1 cargo test -p netfast metrics` writes it).\n\n\
+         (`UPDATE_DOCS=1 cargo test -p netfast metrics` writes it).\n\n\
          The agent serves `GET /metrics` (Prometheus text format) and `GET /healthz` (200, or 503 with what is not in \
          place) on `[metrics] listen`, by default `127.0.0.1:9460`. Everything is read when it is scraped, from the same \
          source as `netfast stats`.\n\n\
@@ -169,14 +169,14 @@ mod tests {
     #[test]
     fn the_document_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
-        if std::env::var_os("NETFAST_UPDATE_DOCS").is_some() {
+        if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs")).unwrap();
             std::fs::write(path, markdown()).unwrap();
         }
         let present = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             present == markdown(),
-            "docs/metrics.md is not what catalog.rs says: set NETFAST_UPDATE_DOCS=1"
+            "docs/metrics.md is not what catalog.rs says: set UPDATE_DOCS=1"
         );
     }
 }
