@@ -180,7 +180,7 @@ async fn list(context: &Context) -> Outcome {
                 targets.push("none".to_owned());
             }
             if forward.targets.len() > shown {
-                targets.push(format!("+{}", forward.targets.len() - shown));
+                targets.push(format!("+{} more", forward.targets.len() - shown));
             }
             vec![
                 forward.name.clone(),

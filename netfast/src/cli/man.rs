@@ -28,9 +28,7 @@ impl Man {
     pub fn run(self, output: Output) -> Outcome {
         let mut command = super::command().disable_help_subcommand(true);
         let Some(directory) = self.directory else {
-            let mut page = Vec::new();
-            Page::new(command).render(&mut page)?;
-            return output.text(&String::from_utf8_lossy(&page));
+            return output.text(&page(&command)?.1);
         };
         command.build();
         fs::create_dir_all(&directory).map_err(|error| Failure::file("make", &directory, &error))?;
@@ -42,14 +40,27 @@ impl Man {
 
 /// Writes the page of a command and of all below it; says how many.
 fn write(command: &clap::Command, directory: &std::path::Path) -> Result<usize, Failure> {
-    let page = Page::new(command.clone());
-    let path = directory.join(page.get_filename());
-    let mut text = Vec::new();
-    page.render(&mut text)?;
+    let (name, text) = page(command)?;
+    let path = directory.join(name);
     fs::write(&path, text).map_err(|error| Failure::file("write", &path, &error))?;
     let mut number = 1;
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         number += write(below, directory)?;
     }
     Ok(number)
+}
+
+/// Name and text of a command's page.
+fn page(command: &clap::Command) -> Result<(String, String), Failure> {
+    let page = Page::new(command.clone())
+        .source(concat!("netfast ", env!("CARGO_PKG_VERSION")))
+        .manual("netfast manual");
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    // What clap calls extra has headings of its own here; its lines stay lines.
+    let text = String::from_utf8_lossy(&text)
+        .replace(".SH EXTRA\n", "")
+        .replace("\nExit codes:\n", "\n.SH \"EXIT STATUS\"\n.nf\n")
+        .replace("\nExamples:\n", "\n.SH EXAMPLES\n.nf\n");
+    Ok((page.get_filename(), text))
 }

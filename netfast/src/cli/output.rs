@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
 use serde::Serialize;
 
 use super::failure::Outcome;
@@ -25,6 +25,13 @@ pub enum Format {
     /// One JSON object a line
     Jsonl,
 }
+
+/// Columns whose cells are several words: they alone are broken where a terminal is too narrow. An address that is
+/// broken cannot be copied.
+const PROSE: &[&str] = &["ALLOW", "COMMENT", "MATCH", "MEANING", "PROBLEM", "TARGETS"];
+
+/// So narrow they become at most.
+const PROSE_WIDTH: u16 = 24;
 
 /// A colour, where colours are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,11 +145,16 @@ impl Output {
         let mut table = Table::new();
         table.load_preset(comfy_table::presets::NOTHING);
         // Only a terminal has a width; in a pipe a row stays a line.
-        table.set_content_arrangement(if self.is_terminal() {
+        let wraps = self.is_terminal() && columns.iter().any(|column| PROSE.contains(column));
+        table.set_content_arrangement(if wraps {
             ContentArrangement::Dynamic
         } else {
             ContentArrangement::Disabled
         });
+        let widths: Vec<u16> = (0..columns.len())
+            .map(|index| rows.iter().filter_map(|row| row.get(index)).map(|cell| cell.chars().count()).max())
+            .map(|width| u16::try_from(width.unwrap_or_default()).unwrap_or(u16::MAX))
+            .collect();
         table.set_header(columns);
         table.add_rows(rows);
         for (index, name) in columns.iter().enumerate() {
@@ -151,11 +163,17 @@ impl Output {
                 if numbers.contains(name) {
                     column.set_cell_alignment(CellAlignment::Right);
                 }
+                column.set_constraint(if PROSE.contains(name) {
+                    let longest = widths.get(index).copied().unwrap_or_default();
+                    ColumnConstraint::LowerBoundary(Width::Fixed(longest.min(PROSE_WIDTH) + 2))
+                } else {
+                    ColumnConstraint::ContentWidth
+                });
             }
         }
-        let mut text = table.trim_fmt();
-        text.push('\n');
-        text
+        let text = table.trim_fmt();
+        let (head, rest) = text.split_once('\n').unwrap_or((&text, ""));
+        format!("{}\n{rest}\n", self.paint(Paint::Bold, head))
     }
 
     /// A remark on stderr; `-q` hides it.

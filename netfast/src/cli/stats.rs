@@ -6,12 +6,7 @@ use clap::ValueEnum;
 use netfast_common::reason::Reason;
 use serde::Serialize;
 
-use super::{
-    Context,
-    failure::Outcome,
-    output::{Output, Paint},
-    units, values,
-};
+use super::{Context, failure::Outcome, output::Output, units, values};
 use crate::api::types::{self, Count, ForwardCount, InterfaceCount, NamedCount, TargetCount};
 
 /// Shows what was counted: by interface and reason, forward, target, echo reflector and filter rule
@@ -317,11 +312,7 @@ fn section(output: Output, columns: &[&str], numbers: &[&str], rows: Vec<Vec<Str
     if rows.is_empty() {
         return None;
     }
-    let text = output.table_text(columns, numbers, rows);
-    Some(match text.split_once('\n') {
-        Some((head, rest)) => format!("{}\n{rest}", output.paint(Paint::Bold, head)),
-        None => text,
-    })
+    Some(output.table_text(columns, numbers, rows))
 }
 
 #[cfg(test)]

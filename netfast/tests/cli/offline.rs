@@ -81,7 +81,7 @@ fn there_is_a_man_page_for_every_verb() {
     for verb in verbs() {
         let page = std::fs::read_to_string(man.join(format!("netfast-{}.1", verb.join("-")))).unwrap();
         assert!(page.contains(&format!(".TH netfast-{} 1", verb.join("-"))), "{verb:?}");
-        assert!(page.contains("\nExamples:\n") || page.contains(".SH SUBCOMMANDS"), "{verb:?}: {page}");
+        assert!(page.contains("\n.SH EXAMPLES\n") || page.contains(".SH SUBCOMMANDS"), "{verb:?}: {page}");
     }
 }
 

@@ -21,8 +21,8 @@ fn forwards_are_listed() {
     let mock = Mock::new();
     assert_eq!(
         mock.run("forward list").good(),
-        "NAME  PROTO  LISTEN             MODE  TARGETS                                    COMMENT\n\
-         web   tcp    192.0.2.10:443     nat   10.0.0.11:8443 10.0.0.12:8443,weight=2 +1  the shop\n\
+        "NAME  PROTO  LISTEN             MODE  TARGETS                                         COMMENT\n\
+         web   tcp    192.0.2.10:443     nat   10.0.0.11:8443 10.0.0.12:8443,weight=2 +1 more  the shop\n\
          dns   udp    [2001:db8::10]:53  dnat  none\n"
     );
     let wide = mock.run("forward list -o wide").good();
