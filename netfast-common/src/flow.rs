@@ -176,7 +176,7 @@ pub const fn port_candidate(hash: u32, attempt: u32, low: u32, high: u32) -> u16
         return low as u16;
     }
     // 7919 is prime and does not divide any range below 65536 but its own multiples: then the step is 1.
-    let step = if range % 7919 == 0 { 1 } else { 7919 };
+    let step = if range.is_multiple_of(7919) { 1 } else { 7919 };
     (low + (hash as u64 + attempt as u64 * step as u64) as u32 % range) as u16
 }
 

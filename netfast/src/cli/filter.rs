@@ -157,7 +157,7 @@ pub struct Flush {
 
 /// Replaces all filter rules by those of a file
 ///
-/// The file is a rules.toml with nothing but [[filter]] tables. Forwards and echo reflectors stay as they are.
+/// The file is a rules.toml with nothing but `[[filter]]` tables. Forwards and echo reflectors stay as they are.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
