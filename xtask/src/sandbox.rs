@@ -31,6 +31,8 @@ use nix::{
     unistd::{Pid, getuid},
 };
 
+use crate::workspace;
+
 /// Run a command in namespaces of its own (mounts, processes, network) and report what it leaves behind
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -71,9 +73,19 @@ pub fn sudo_runner() -> Result<Option<String>> {
 /// cargo's `--config` for running what it built in a sandbox, as root. Give cargo a [`lifeline`] for standard input.
 pub fn sandbox_runner() -> Result<String> {
     let mut line = if getuid().is_root() { Vec::new() } else { sudo()? };
-    let own = env::current_exe().context("cannot tell the path of xtask")?;
-    line.extend([own.display().to_string(), "sandbox".into(), "--lifeline".into(), "--".into()]);
+    line.extend([own_copy()?.display().to_string(), "sandbox".into(), "--lifeline".into(), "--".into()]);
     Ok(runner(&line))
+}
+
+/// A copy of this executable: cargo may replace the original while it runs, as it builds the tests of xtask.
+fn own_copy() -> Result<PathBuf> {
+    let path = workspace::log_dir().join("sandbox");
+    let new = path.with_extension(std::process::id().to_string());
+    let copied = fs::create_dir_all(workspace::log_dir())
+        .and_then(|()| fs::copy("/proc/self/exe", &new))
+        .and_then(|_| fs::rename(&new, &path));
+    copied.with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }
 
 /// A standard input for [`sandbox_runner`]: sandboxes end when the returned writer is dropped, or its process killed.
