@@ -1,12 +1,17 @@
 //! What all verbs that change something share: sending the operations and saying what came of them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
+
+use indicatif::ProgressBar;
 
 use super::{Context, failure::Outcome};
 use crate::api::types::{ChangeAction, ChangeReply, ChangeRequest, ObjectChange, Operation};
 
 /// So many unchanged objects are listed; more are counted.
 const FEW: usize = 5;
+
+/// A change that takes longer shows that it is not forgotten.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Flags of every verb that changes something.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -38,7 +43,19 @@ pub async fn send(
     operations: Vec<Operation>,
 ) -> Result<ChangeReply, super::Failure> {
     let request = ChangeRequest { operations, dry_run: flags.dry_run, if_revision: flags.if_revision };
-    Ok(context.client.change(&request).await?)
+    let answer = context.client.change(&request);
+    tokio::pin!(answer);
+    tokio::select! {
+        reply = &mut answer => return Ok(reply?),
+        () = tokio::time::sleep(PATIENCE) => {}
+    }
+    // Draws on a terminal only.
+    let spinner = if context.output.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    spinner.set_message("the agent is at work");
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    let reply = answer.await;
+    spinner.finish_and_clear();
+    Ok(reply?)
 }
 
 /// Prints what happened.

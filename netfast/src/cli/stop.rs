@@ -1,5 +1,7 @@
 //! `netfast stop`.
 
+use std::{fs, time::Duration};
+
 use super::{Context, failure::Outcome};
 use crate::api::types::StopRequest;
 
@@ -25,6 +27,10 @@ impl Stop {
     /// What the agent answered.
     pub async fn run(self, context: &Context) -> Outcome {
         let reply = context.client.stop(StopRequest { detach: self.detach }).await?;
+        let ended = ended(reply.pid).await;
+        if !ended {
+            context.output.warning(&format!("the agent (pid {}) is still busy ending", reply.pid));
+        }
         if context.output.is_json() {
             return context.output.json(&reply);
         }
@@ -33,6 +39,23 @@ impl Stop {
         } else {
             "traffic goes on; `netfast stop --detach` would have ended it too"
         };
-        context.output.done(&format!("agent (pid {}) stops: {what}", reply.pid))
+        context.output.done(&format!(
+            "agent (pid {}) {}: {what}",
+            reply.pid,
+            if ended { "stopped" } else { "stops" }
+        ))
     }
+}
+
+/// Waits until the process has ended, so that the next agent can start at once. False: it has not after a good while.
+async fn ended(pid: u32) -> bool {
+    for _ in 0..100 {
+        // "PID (NAME) STATE ..."; a zombie has ended, whoever is to reap it.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+        if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])) {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    false
 }

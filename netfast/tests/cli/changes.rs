@@ -192,7 +192,10 @@ fn changes_are_told_as_json_and_in_silence() {
 fn stop_says_what_becomes_of_the_traffic() {
     let mock = Mock::new();
     let out = mock.run("stop").good();
-    assert!(out.starts_with("agent (pid 4242) stops: traffic goes on"), "{out}");
-    assert_eq!(mock.run("stop --detach").good(), "agent (pid 4242) stops: detached from every interface\n");
+    assert!(out.starts_with("agent (pid 4194305) stopped: traffic goes on"), "{out}");
+    assert_eq!(
+        mock.run("stop --detach").good(),
+        "agent (pid 4194305) stopped: detached from every interface\n"
+    );
     assert_eq!(mock.run("stop --detach -o json").json()["detach"], true);
 }
