@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     agent,
+    api::types::ErrorCode,
     config::agent::{AgentConfig, DEFAULT_PATH},
 };
 
@@ -45,8 +46,13 @@ impl Agent {
         if socket.is_some() {
             config.agent.socket = socket;
         }
-        agent::run(&config, agent::Options { detach: self.detach })
-            .map_err(|error| Failure::new(error.code(), error))
+        agent::run(&config, agent::Options { detach: self.detach }).map_err(|error| match error.code() {
+            ErrorCode::Permission => {
+                let needs = "the agent runs as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON";
+                Failure::new(ErrorCode::Permission, format_args!("{error} ({needs})"))
+            }
+            code => Failure::new(code, error),
+        })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::{
     io::{BufRead, BufReader},
-    os::unix::fs::PermissionsExt,
-    process::Stdio,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::{Command, Stdio},
 };
 
 use netfast::api::types::ErrorCode;
@@ -68,17 +68,33 @@ fn an_agent_that_is_not_there_is_named_with_what_to_do() {
 fn a_socket_without_permission_is_exit_code_7() {
     let mock = Mock::new();
     std::fs::set_permissions(mock.socket(), std::fs::Permissions::from_mode(0o000)).unwrap();
-    // Root may do anything; drop to nobody, who needs a way to the program and to the socket.
+    let mut command = as_nobody(&mock);
+    let err = Ran::of(command.arg("status").env("NETFAST_SOCKET", mock.socket())).bad(7);
+    assert!(err.contains("add yourself to group netfast or use sudo"), "{err}");
+}
+
+#[test]
+fn an_agent_without_root_says_what_it_needs() {
+    let mock = Mock::new();
+    let dir = mock.dir.path().display();
+    let config =
+        mock.file("agent.toml", &format!("[agent]\nrun_dir = \"{dir}/run\"\nstate_dir = \"{dir}/state\"\n"));
+    let err = Ran::of(as_nobody(&mock).args(["agent", "--config", &config])).bad(7);
+    assert!(err.starts_with("error: ") && err.contains("root, or with CAP_BPF"), "{err}");
+}
+
+/// The program run by somebody who may do little: root may do anything, so nobody takes its place. He needs a way to the
+/// program.
+fn as_nobody(mock: &Mock) -> Command {
     std::fs::set_permissions(mock.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = netfast();
     if nix::unistd::geteuid().is_root() {
         let program = mock.dir.path().join("netfast");
         std::fs::copy(command.get_program(), &program).unwrap();
-        command = std::process::Command::new(program);
-        std::os::unix::process::CommandExt::uid(&mut command, 65_534);
+        command = Command::new(program);
+        command.env_remove("NETFAST_SOCKET").uid(65_534);
     }
-    let err = Ran::of(command.arg("status").env("NETFAST_SOCKET", mock.socket())).bad(7);
-    assert!(err.contains("add yourself to group netfast or use sudo"), "{err}");
+    command
 }
 
 #[test]
