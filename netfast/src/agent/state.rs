@@ -206,6 +206,7 @@ impl StatsSource for Shared {
                 fill("FLOWS", tally.confirmed, confirmed_max),
                 fill("HALF_OPEN", tally.half_open, half_open_max),
             ],
+            events_lost: self.datapath.events_lost(),
         }
     }
 

@@ -676,6 +676,9 @@ pub struct Stats {
     /// Fill of the maps that can run full.
     #[serde(default)]
     pub maps: Vec<MapFill>,
+    /// Events of the datapath that the agent could not take in, since it started.
+    #[serde(default)]
+    pub events_lost: u64,
 }
 
 /// Fill of a map.

@@ -1,18 +1,21 @@
 //! What the program tells the agent: events by ring buffer, and its log.
 
-use std::os::fd::AsRawFd;
+use std::{
+    os::fd::AsRawFd,
+    sync::{Arc, atomic::Ordering},
+};
 
 use aya::maps::{MapData, RingBuf};
 use netfast_common::abi;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc,
+    sync::mpsc::{self, error::TrySendError},
 };
 
 use super::{Datapath, DatapathError, load::chain, lock};
 
 /// Events that wait for the netlink side. When it lags behind, events are dropped: the program asks again with the next
-/// packet, and learned next hops are found in `HOP_INDEX`.
+/// packet, and learned next hops are found in `HOP_INDEX`. Those dropped are counted.
 const WAITING: usize = 4096;
 
 fn event(record: &[u8]) -> Option<abi::Event> {
@@ -31,20 +34,28 @@ impl Datapath {
         let ring = self.take_ring("EVENTS")?;
         let mut ring = readable(ring)?;
         let (sender, receiver) = mpsc::channel(WAITING);
+        let lost = Arc::clone(&self.events_lost);
         tokio::spawn(async move {
             while let Ok(mut guard) = ring.readable_mut().await {
                 let ring = guard.get_inner_mut();
                 while let Some(record) = ring.next() {
-                    if let Some(event) = event(&record)
-                        && let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send(event)
-                    {
-                        return;
+                    match event(&record).map(|event| sender.try_send(event)) {
+                        Some(Ok(())) | None => {}
+                        Some(Err(TrySendError::Full(_))) => {
+                            lost.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Some(Err(TrySendError::Closed(_))) => return,
                     }
                 }
                 guard.clear_ready();
             }
         });
         Ok(receiver)
+    }
+
+    /// Events that were dropped since the start.
+    pub fn events_lost(&self) -> u64 {
+        self.events_lost.load(Ordering::Relaxed)
     }
 
     /// Starts a task that writes the program's log lines into the agent's log. To be called once, inside a tokio

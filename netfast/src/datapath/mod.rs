@@ -24,7 +24,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
 };
 
 use netfast_common::abi;
@@ -173,6 +173,7 @@ pub struct Datapath {
     publisher: Mutex<publish::Publisher>,
     clock: clock::Clock,
     tally: Mutex<Tally>,
+    events_lost: Arc<AtomicU64>,
     adopted: bool,
     cache_strides: [u32; 2],
 }
@@ -201,6 +202,7 @@ impl Datapath {
             counters,
             clock,
             tally: Mutex::default(),
+            events_lost: Arc::default(),
             adopted: loaded.adopted,
             cache_strides,
             loaded: Mutex::new(loaded),

@@ -111,7 +111,6 @@ fn process(scrape: &mut Scrape, status: &Status, recorder: &recorder::Recorder) 
     scrape.add(&catalog::BUILD_INFO, &[&status.version, &abi], 1);
     scrape.add(&catalog::READY, &[], u64::from(status.ready));
     scrape.add(&catalog::STORE_UP, &[], u64::from(recorder.is_store_up()));
-    scrape.add(&catalog::EVENTS_LOST_TOTAL, &[], recorder.lost_events());
     scrape.add(&catalog::CONFIG_REVISION, &[], status.revision);
     scrape.add(&catalog::CONFIG_APPLIED_REVISION, &[], status.applied_revision);
     for (result, count) in recorder.applies() {
@@ -137,6 +136,7 @@ fn interfaces(scrape: &mut Scrape, stats: &Stats, status: &Status) {
         };
         scrape.add(by_reason, &[&row.interface, &row.reason], row.count.packets);
     }
+    scrape.add(&catalog::EVENTS_LOST_TOTAL, &[], stats.events_lost);
     for map in &stats.maps {
         scrape.add(&catalog::MAP_ENTRIES, &[&map.map], map.entries);
         scrape.add(&catalog::MAP_MAX_ENTRIES, &[&map.map], map.max_entries);

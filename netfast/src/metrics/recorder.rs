@@ -1,4 +1,4 @@
-//! What only the agent's own process knows: how its changes went, what it lost, whether its store works.
+//! What only the agent's own process knows: how its changes went, whether its store works.
 
 use std::{
     sync::{
@@ -18,7 +18,6 @@ pub struct Recorder {
     rejected: AtomicU64,
     durations: Mutex<Durations>,
     store_up: AtomicBool,
-    events_lost: AtomicU64,
 }
 
 /// A histogram over [`BOUNDS`]; the counts are not cumulative.
@@ -36,7 +35,6 @@ impl Default for Recorder {
             rejected: AtomicU64::new(0),
             durations: Mutex::default(),
             store_up: AtomicBool::new(true),
-            events_lost: AtomicU64::new(0),
         }
     }
 }
@@ -64,11 +62,6 @@ impl Recorder {
         self.store_up.store(up, Ordering::Relaxed);
     }
 
-    /// Events of the datapath were lost.
-    pub fn events_lost(&self, count: u64) {
-        self.events_lost.fetch_add(count, Ordering::Relaxed);
-    }
-
     pub(super) fn applies(&self) -> [(&'static str, u64); 2] {
         [
             ("applied", self.applied.load(Ordering::Relaxed)),
@@ -82,9 +75,5 @@ impl Recorder {
 
     pub(super) fn is_store_up(&self) -> bool {
         self.store_up.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn lost_events(&self) -> u64 {
-        self.events_lost.load(Ordering::Relaxed)
     }
 }

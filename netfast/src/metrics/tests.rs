@@ -141,7 +141,7 @@ fn every_number_arrives_under_its_name() {
     fake.recorder.applied(Duration::from_millis(4));
     fake.recorder.applied(Duration::from_secs(60));
     fake.recorder.rejected();
-    fake.recorder.events_lost(2);
+    fake.stats.lock().unwrap().events_lost = 2;
     fake.recorder.store_up(false);
     let text = exporter.text().unwrap();
     for line in [

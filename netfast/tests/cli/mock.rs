@@ -357,6 +357,7 @@ pub fn world() -> World {
             NamedCount { name: "2".to_owned(), count: count(0, 0) },
         ],
         maps: vec![MapFill { map: "FLOWS".to_owned(), entries: 2468, max_entries: 524_288 }],
+        events_lost: 0,
         flows: FlowSummary { confirmed: 1234, half_open: 5, confirmed_max: 262_144, half_open_max: 65_536 },
     };
     let flows = vec![
