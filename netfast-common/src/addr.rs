@@ -44,6 +44,12 @@ pub const fn mask(length: u32) -> (u64, u64) {
     (high, low)
 }
 
+/// The mask of a prefix length (0..=128) as bytes in network order.
+pub const fn mask_bytes(length: u32) -> [u8; 16] {
+    let (high, low) = mask(length);
+    (((high as u128) << 64) | low as u128).to_be_bytes()
+}
+
 /// The 16-byte form of a standard address.
 #[cfg(any(test, feature = "user"))]
 pub fn from_ip(ip: std::net::IpAddr) -> [u8; 16] {

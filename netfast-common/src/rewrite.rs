@@ -1,107 +1,203 @@
 //! Rewriting headers in place, with their checksums.
 //!
-//! All functions take the header bytes as fixed-size arrays: the caller has checked that they are there.
+//! Headers are seen as native 32-bit words ([`Words`]): one load and one store a word on both sides of the kernel's
+//! border. The ones' complement sum does not care about byte order (RFC 1071 1.2).
 
 use crate::checksum::Delta;
 
-/// New addresses and ports of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuple4 {
-    /// Source address.
-    pub source: [u8; 4],
-    /// Destination address.
-    pub destination: [u8; 4],
-    /// Source port and destination port.
-    pub ports: [u8; 4],
+/// A header as 32-bit words in native byte order, as they lie in memory.
+pub trait Words {
+    /// The word at `index` (offset `4 * index` bytes).
+    fn word(&self, index: usize) -> u32;
+    /// Replaces the word at `index`.
+    fn put(&mut self, index: usize, word: u32);
 }
 
-/// New addresses and ports of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuple6 {
-    /// Source address.
-    pub source: [u8; 16],
-    /// Destination address.
-    pub destination: [u8; 16],
-    /// Source port and destination port.
-    pub ports: [u8; 4],
-}
-
-#[inline(always)]
-const fn array4(bytes: &[u8], at: usize) -> [u8; 4] {
-    [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]
-}
+/// TTL and protocol of an IPv4 header, in one word with the checksum.
+const IPV4_TTL: usize = 2;
+const IPV4_SOURCE: usize = 3;
+const IPV4_DESTINATION: usize = 4;
+/// Payload length, next header and hop limit of an IPv6 header.
+const IPV6_HOP_LIMIT: usize = 1;
+const IPV6_SOURCE: usize = 2;
+const IPV6_DESTINATION: usize = 6;
 
 /// Puts new addresses into an IPv4 header, lowers its TTL by one (RFC 1812 5.3.1) and updates its checksum. Returns
 /// what the transport checksum's pseudo-header has changed by. The caller has checked that the TTL is above 1.
 #[inline(always)]
-pub fn ipv4(header: &mut [u8; 20], new: &Tuple4) -> Delta {
-    let addresses =
-        Delta::NONE.field4(array4(header, 12), new.source).field4(array4(header, 16), new.destination);
-    let ttl = header[8].wrapping_sub(1);
-    let delta = addresses.word([header[8], header[9]], [ttl, header[9]]);
-    let checksum = delta.apply([header[10], header[11]]);
-    header[8] = ttl;
-    header[10] = checksum[0];
-    header[11] = checksum[1];
-    put4(header, 12, new.source);
-    put4(header, 16, new.destination);
+pub fn ipv4(header: &mut impl Words, source: u32, destination: u32) -> Delta {
+    let addresses = Delta::NONE
+        .word32(header.word(IPV4_SOURCE), source)
+        .word32(header.word(IPV4_DESTINATION), destination);
+    let [ttl, _, _, _] = header.word(IPV4_TTL).to_ne_bytes();
+    put_ttl4(header, ttl.wrapping_sub(1), addresses);
+    header.put(IPV4_SOURCE, source);
+    header.put(IPV4_DESTINATION, destination);
     addresses
 }
 
 /// Puts new addresses into an IPv6 header and lowers its hop limit by one. Returns what the transport checksum's
 /// pseudo-header has changed by. The caller has checked that the hop limit is above 1.
 #[inline(always)]
-pub fn ipv6(header: &mut [u8; 40], new: &Tuple6) -> Delta {
+pub fn ipv6(header: &mut impl Words, source: [u32; 4], destination: [u32; 4]) -> Delta {
     let mut delta = Delta::NONE;
     let mut i = 0;
-    while i < 16 {
-        delta = delta.field4(array4(header, 8 + i), array4(&new.source, i));
-        delta = delta.field4(array4(header, 24 + i), array4(&new.destination, i));
-        put4(header, 8 + i, array4(&new.source, i));
-        put4(header, 24 + i, array4(&new.destination, i));
-        i += 4;
+    while i < 4 {
+        delta = delta.word32(header.word(IPV6_SOURCE + i), source[i]);
+        delta = delta.word32(header.word(IPV6_DESTINATION + i), destination[i]);
+        header.put(IPV6_SOURCE + i, source[i]);
+        header.put(IPV6_DESTINATION + i, destination[i]);
+        i += 1;
     }
-    header[7] = header[7].wrapping_sub(1);
+    let [a, b, c, hop_limit] = header.word(IPV6_HOP_LIMIT).to_ne_bytes();
+    header.put(IPV6_HOP_LIMIT, u32::from_ne_bytes([a, b, c, hop_limit.wrapping_sub(1)]));
     delta
 }
 
-/// Puts new ports into the first bytes of a TCP or UDP header and returns the whole change for its checksum.
+/// Puts new ports into the first word of a TCP or UDP header and returns the whole change for its checksum.
 #[inline(always)]
-pub fn ports(header: &mut [u8; 4], new: [u8; 4], pseudo: Delta) -> Delta {
-    let delta = pseudo.field4(*header, new);
-    *header = new;
+pub fn ports(header: &mut impl Words, new: u32, pseudo: Delta) -> Delta {
+    let delta = pseudo.word32(header.word(0), new);
+    header.put(0, new);
     delta
 }
 
 /// Swaps the two addresses of an IPv4 header and sets its TTL, for an answer. The checksum changes by the TTL alone.
 #[inline(always)]
-pub fn reflect_ipv4(header: &mut [u8; 20], ttl: u8) {
-    let (source, destination) = (array4(header, 12), array4(header, 16));
-    let checksum = Delta::NONE.word([header[8], header[9]], [ttl, header[9]]).apply([header[10], header[11]]);
-    header[8] = ttl;
-    header[10] = checksum[0];
-    header[11] = checksum[1];
-    put4(header, 12, destination);
-    put4(header, 16, source);
+pub fn reflect_ipv4(header: &mut impl Words, ttl: u8) {
+    let (source, destination) = (header.word(IPV4_SOURCE), header.word(IPV4_DESTINATION));
+    put_ttl4(header, ttl, Delta::NONE);
+    header.put(IPV4_SOURCE, destination);
+    header.put(IPV4_DESTINATION, source);
 }
 
 /// Swaps the two addresses of an IPv6 header and sets its hop limit, for an answer.
 #[inline(always)]
-pub fn reflect_ipv6(header: &mut [u8; 40], hop_limit: u8) {
+pub fn reflect_ipv6(header: &mut impl Words, hop_limit: u8) {
     let mut i = 0;
-    while i < 16 {
-        let (source, destination) = (array4(header, 8 + i), array4(header, 24 + i));
-        put4(header, 8 + i, destination);
-        put4(header, 24 + i, source);
-        i += 4;
+    while i < 4 {
+        let (source, destination) = (header.word(IPV6_SOURCE + i), header.word(IPV6_DESTINATION + i));
+        header.put(IPV6_SOURCE + i, destination);
+        header.put(IPV6_DESTINATION + i, source);
+        i += 1;
     }
-    header[7] = hop_limit;
+    let [a, b, c, _] = header.word(IPV6_HOP_LIMIT).to_ne_bytes();
+    header.put(IPV6_HOP_LIMIT, u32::from_ne_bytes([a, b, c, hop_limit]));
 }
 
+/// Swaps source and destination port.
 #[inline(always)]
-fn put4(bytes: &mut [u8], at: usize, value: [u8; 4]) {
-    bytes[at] = value[0];
-    bytes[at + 1] = value[1];
-    bytes[at + 2] = value[2];
-    bytes[at + 3] = value[3];
+pub const fn swap_ports(ports: u32) -> u32 {
+    ports.rotate_left(16)
+}
+
+/// Sets the TTL; `delta` is what else has changed in the header.
+#[inline(always)]
+fn put_ttl4(header: &mut impl Words, ttl: u8, delta: Delta) {
+    let [old, protocol, c0, c1] = header.word(IPV4_TTL).to_ne_bytes();
+    let [c0, c1] = delta.word([old, protocol], [ttl, protocol]).apply([c0, c1]);
+    header.put(IPV4_TTL, u32::from_ne_bytes([ttl, protocol, c0, c1]));
+}
+
+/// Bytes on the host.
+#[cfg(any(test, feature = "user"))]
+impl Words for [u8] {
+    fn word(&self, index: usize) -> u32 {
+        let at = 4 * index;
+        u32::from_ne_bytes([self[at], self[at + 1], self[at + 2], self[at + 3]])
+    }
+
+    fn put(&mut self, index: usize, word: u32) {
+        self[4 * index..4 * index + 4].copy_from_slice(&word.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::checksum::full;
+
+    impl Words for Vec<u8> {
+        fn word(&self, index: usize) -> u32 {
+            self.as_slice().word(index)
+        }
+
+        fn put(&mut self, index: usize, word: u32) {
+            self.as_mut_slice().put(index, word);
+        }
+    }
+
+    fn native(a: [u8; 4]) -> u32 {
+        u32::from_ne_bytes(a)
+    }
+
+    /// Whether the ones' complement sum over the parts, checksum included, is right.
+    fn verifies(parts: &[&[u8]]) -> bool {
+        full(parts) == [0, 0]
+    }
+
+    proptest! {
+        #[test]
+        fn ipv4_stays_right(mut header in prop::collection::vec(any::<u8>(), 20), udp in prop::collection::vec(any::<u8>(), 8..40), source in any::<[u8; 4]>(), destination in any::<[u8; 4]>(), ports_new in any::<[u8; 4]>()) {
+            let mut udp = udp;
+            if udp.len() % 2 == 1 { udp.pop(); }
+            header[8] = header[8].max(2);
+            header[10..12].copy_from_slice(&[0, 0]);
+            let sum = full(&[&header]);
+            header[10..12].copy_from_slice(&sum);
+            udp[6..8].copy_from_slice(&[0, 0]);
+            let pseudo = |h: &[u8]| h[12..20].to_vec();
+            let sum = full(&[&pseudo(&header), &udp]);
+            prop_assume!(sum != [0, 0]);
+            udp[6..8].copy_from_slice(&sum);
+            let ttl = header[8];
+
+            let delta = ipv4(&mut header, native(source), native(destination));
+            let delta = ports(&mut udp, native(ports_new), delta);
+            let new = delta.apply_udp([udp[6], udp[7]]);
+            udp[6..8].copy_from_slice(&new);
+
+            prop_assert!(verifies(&[&header]));
+            prop_assert!(verifies(&[&pseudo(&header), &udp]));
+            prop_assert_eq!(header[8], ttl - 1);
+            prop_assert_eq!(&header[12..16], &source);
+            prop_assert_eq!(&header[16..20], &destination);
+            prop_assert_eq!(&udp[..4], &ports_new);
+            prop_assert!(udp[6..8] != [0, 0]);
+
+            reflect_ipv4(&mut header, 64);
+            prop_assert!(verifies(&[&header]));
+            prop_assert_eq!((header[8], &header[12..16], &header[16..20]), (64, &destination[..], &source[..]));
+        }
+
+        #[test]
+        fn ipv6_stays_right(mut header in prop::collection::vec(any::<u8>(), 40), mut tcp in prop::collection::vec(any::<u8>(), 20), source in any::<[u8; 16]>(), destination in any::<[u8; 16]>(), ports_new in any::<[u8; 4]>()) {
+            header[7] = header[7].max(2);
+            tcp[16..18].copy_from_slice(&[0, 0]);
+            let pseudo = |h: &[u8]| h[8..40].to_vec();
+            let sum = full(&[&pseudo(&header), &tcp]);
+            tcp[16..18].copy_from_slice(&sum);
+            let hop_limit = header[7];
+            let words = |a: [u8; 16]| core::array::from_fn(|i| native([a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3]]));
+
+            let delta = ipv6(&mut header, words(source), words(destination));
+            let delta = ports(&mut tcp, native(ports_new), delta);
+            let new = delta.apply([tcp[16], tcp[17]]);
+            tcp[16..18].copy_from_slice(&new);
+
+            prop_assert!(verifies(&[&pseudo(&header), &tcp]));
+            prop_assert_eq!(header[7], hop_limit - 1);
+            prop_assert_eq!(&header[8..24], &source);
+            prop_assert_eq!(&header[24..40], &destination);
+            reflect_ipv6(&mut header, 64);
+            prop_assert_eq!((header[7], &header[8..24], &header[24..40]), (64, &destination[..], &source[..]));
+        }
+    }
+
+    #[test]
+    fn ports_swap() {
+        assert_eq!(swap_ports(native([1, 2, 3, 4])), native([3, 4, 1, 2]));
+    }
 }

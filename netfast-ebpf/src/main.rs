@@ -1,27 +1,43 @@
-//! A placeholder that passes every frame.
+//! netfast's XDP programs. ARCHITECTURE.md tells the way of a packet; the decisions are `netfast-common`'s, this crate
+//! adds packet pointers, maps and helper calls.
 //!
 //! Built for the BPF target only. For the host it is an empty program, so that `cargo check --workspace` passes it by.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+#[cfg(target_arch = "bpf")]
+mod account;
+#[cfg(target_arch = "bpf")]
+mod cache;
+#[cfg(target_arch = "bpf")]
+mod classify;
+#[cfg(target_arch = "bpf")]
+mod echo;
+#[cfg(target_arch = "bpf")]
+mod egress;
+#[cfg(target_arch = "bpf")]
+mod entry;
+#[cfg(target_arch = "bpf")]
+mod frame;
+#[cfg(target_arch = "bpf")]
+mod hops;
+#[cfg(target_arch = "bpf")]
+mod hot;
+#[cfg(target_arch = "bpf")]
+mod known;
+#[cfg(target_arch = "bpf")]
+mod log;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod new;
+#[cfg(target_arch = "bpf")]
+mod run;
+#[cfg(target_arch = "bpf")]
+mod scratch;
+#[cfg(target_arch = "bpf")]
+mod slow;
+#[cfg(target_arch = "bpf")]
+mod translate;
+
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
-
-#[cfg(target_arch = "bpf")]
-mod bpf {
-    use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-
-    /// Passes every frame.
-    #[xdp]
-    pub fn netfast(_ctx: XdpContext) -> u32 {
-        xdp_action::XDP_PASS
-    }
-
-    #[panic_handler]
-    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
-
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-}

@@ -3,7 +3,7 @@
 use super::pod;
 
 /// One direction of a conversation as it stands on the wire: key of the flow tables.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowKey {
     /// Source address.

@@ -21,7 +21,7 @@ pub const HOP_VALID: u32 = 1;
 
 /// A next hop: element of the map `NEXT_HOPS`. The MAC words are stored by one 64-bit store each, `flags` by one
 /// 32-bit store; before a change of `ifindex` the entry is made invalid.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHop {
     /// Destination MAC address.
@@ -49,7 +49,7 @@ pub enum HopKeyKind {
 }
 
 /// Key of the map `HOP_INDEX`: from what a next hop is to its index in `NEXT_HOPS`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HopKey {
     /// Interface by which it is reached, as the routing table names it (a VLAN interface keeps its own index here).

@@ -51,6 +51,21 @@ pub const MAX_NEXT_HOPS: u32 = 65_536;
 pub const FIRST_LEARNED_HOP: u32 = 32_768;
 /// 64-bit words of the bitmap of echo ports in one rule set.
 pub const ECHO_PORT_WORDS: u32 = 1_024;
+/// Element of the map `PROGRAMS`: the program `netfast_slow`.
+pub const TAIL_SLOW: u32 = 0;
+/// Element of the map `PROGRAMS`: the program `netfast_known`.
+pub const TAIL_KNOWN: u32 = 1;
+/// Element of the map `PROGRAMS`: the program `netfast_filter`.
+pub const TAIL_FILTER: u32 = 2;
+/// Element of the map `PROGRAMS`: the program `netfast_new`.
+pub const TAIL_NEW: u32 = 3;
+/// The programs that tail calls lead to, with their elements of `PROGRAMS`.
+pub const TAIL_CALLS: [(u32, &str); 4] = [
+    (TAIL_SLOW, "netfast_slow"),
+    (TAIL_KNOWN, "netfast_known"),
+    (TAIL_FILTER, "netfast_filter"),
+    (TAIL_NEW, "netfast_new"),
+];
 /// Buckets of the echo rate limiter.
 pub const ECHO_BUCKETS: u32 = 16_384;
 

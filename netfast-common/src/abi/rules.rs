@@ -25,7 +25,7 @@ pub enum ServiceKind {
 
 /// A service: address, protocol and a range of ports. The slot's part of `SERVICES` is sorted by (address, protocol,
 /// first port), ranges of one address and protocol do not overlap: the program finds one by binary search.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// The address.
@@ -71,7 +71,7 @@ pub struct Forward {
 
 /// A target: element `index` of the map `TARGETS`, not double-buffered. Everything but `next_hop` is constant while a
 /// flow may refer to the index.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target {
     /// Address of the target.
@@ -100,7 +100,7 @@ pub struct Target {
 pub const MAGLEV_PER_CELL: u32 = 32;
 
 /// A part of a forward's look-up table: indexes of targets.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaglevCell {
     /// Indexes of targets.
@@ -126,7 +126,7 @@ pub struct Echo {
 }
 
 /// A prefix of an echo reflector's allow-list.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AllowEntry {
     /// First address of the prefix.
@@ -143,38 +143,44 @@ pub const FILTER_ALLOW: u8 = 0;
 pub const FILTER_DROP: u8 = 1;
 
 /// A filter rule; the first that matches decides. A packet that matches none is allowed.
-#[repr(C)]
+///
+/// A field matches if `(packet ^ field) & mask == 0`: the program compares without a branch per field.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FilterRule {
     /// Source prefix's first address.
     pub source: [u8; 16],
+    /// Its mask, in the 128-bit form (an IPv4 /24 has 120 ones).
+    pub source_mask: [u8; 16],
     /// Destination prefix's first address.
     pub destination: [u8; 16],
-    /// Source ports, host order, both ends included (0..=65535: any, and then matches packets without ports too).
-    pub source_ports: [u16; 2],
-    /// Destination ports, as above.
-    pub destination_ports: [u16; 2],
-    /// Interface index, 0: any.
+    /// Its mask.
+    pub destination_mask: [u8; 16],
+    /// Interface index.
     pub ifindex: u32,
-    /// Index of the rule's counter, which stays with the rule for life.
-    pub counter: u16,
+    /// All ones, or 0 for any interface.
+    pub ifindex_mask: u32,
+    /// Source ports, host order, both ends included.
+    pub source_ports: [u16; 2],
+    /// Destination ports, likewise.
+    pub destination_ports: [u16; 2],
     /// IP protocol number.
     pub protocol: u8,
-    /// 1: any protocol.
-    pub any_protocol: u8,
-    /// Length of the source prefix in the 128-bit form (an IPv4 /24 is 120; any is 0).
-    pub source_length: u8,
-    /// Length of the destination prefix, likewise.
-    pub destination_length: u8,
+    /// All ones, or 0 for any protocol.
+    pub protocol_mask: u8,
+    /// IP version, 4 or 6.
+    pub version: u8,
+    /// All ones, or 0 for both versions.
+    pub version_mask: u8,
+    /// 1: the rule names ports, and so matches only packets that have some.
+    pub needs_ports: u8,
     /// [`FILTER_ALLOW`] or [`FILTER_DROP`].
     pub action: u8,
-    /// IP version the rule is for: 4, 6 or 0 for both.
-    pub version: u8,
-    /// Zero.
-    pub pad: u32,
+    /// Index of the rule's counter, which stays with the rule for life.
+    pub counter: u16,
 }
 
 pod!(
     RuleSet => 8, Service => 24, Forward => 16, Target => 64, MaglevCell => 64, Echo => 24, AllowEntry => 24,
-    FilterRule => 56,
+    FilterRule => 88,
 );

@@ -24,7 +24,9 @@ pub(super) fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<()
     packet.key.destination = addr::from_v4([header[16], header[17], header[18], header[19]]);
     packet.l4 = packet.l3 + header_length as u16;
     if header_length > 20 {
-        options(cursor, header_length - 20)?;
+        // A walk of its own, and a single step over it: however the walk went, the verifier sees one state after it.
+        options(&mut cursor.clone(), header_length - 20)?;
+        cursor.skip((header_length - 20) & 0x3f).ok_or(Reason::Malformed)?;
     }
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     let offset = fragment & 0x1fff;
@@ -40,38 +42,57 @@ pub(super) fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<()
     transport::parse(cursor, packet, total - header_length)
 }
 
+/// Where the next option stands once the list has ended: beyond any header.
+const ENDED: u32 = 0x1000;
+
 /// Walks the options: looks for source routes, refuses lengths that do not fit.
-#[inline(always)]
+///
+/// Byte by byte, at offsets that are known when this is compiled: the verifier of the kernel would follow every
+/// sequence of lengths that a walk from option to option could take.
+#[inline(never)]
 fn options<C: Cursor>(cursor: &mut C, length: usize) -> Result<(), Reason> {
-    let mut left = length;
-    // At most 40 bytes, so at most 40 options.
-    let mut steps = 0;
-    let mut source_route = false;
-    while left > 0 && steps < 40 {
-        steps += 1;
-        let [kind] = cursor.take().ok_or(Reason::Malformed)?;
-        left -= 1;
-        if kind == 0 {
-            break;
-        }
-        if kind == 1 {
-            continue;
-        }
-        if left == 0 {
-            return Err(Reason::Malformed);
-        }
-        let [size] = cursor.take().ok_or(Reason::Malformed)?;
-        left -= 1;
-        if size < 2 || (size - 2) as usize > left {
-            return Err(Reason::Malformed);
-        }
-        source_route |= kind == OPTION_LSRR || kind == OPTION_SSRR;
-        let body = (size - 2) as usize & 0x3f;
-        cursor.skip(body).ok_or(Reason::Malformed)?;
-        left -= body;
+    let mut walk = Walk { next: 0, wants_size: false, source_route: false, malformed: false };
+    let mut at = 0;
+    while at < 40 && (at as usize) < length {
+        let [a, b, c, d] = cursor.take().ok_or(Reason::Malformed)?;
+        walk.byte(at, a);
+        walk.byte(at + 1, b);
+        walk.byte(at + 2, c);
+        walk.byte(at + 3, d);
+        at += 4;
     }
-    if source_route {
-        return Err(Reason::SourceRoute);
+    if walk.malformed || walk.wants_size || (walk.next != ENDED && walk.next as usize > length) {
+        return Err(Reason::Malformed);
     }
-    cursor.skip(left & 0x3f).ok_or(Reason::Malformed)
+    if walk.source_route { Err(Reason::SourceRoute) } else { Ok(()) }
+}
+
+/// The walk over the options.
+struct Walk {
+    /// Offset of the next option.
+    next: u32,
+    /// The byte in hand is the size of the option that began before it.
+    wants_size: bool,
+    source_route: bool,
+    malformed: bool,
+}
+
+impl Walk {
+    #[inline(always)]
+    fn byte(&mut self, at: u32, byte: u8) {
+        if self.wants_size {
+            self.wants_size = false;
+            self.malformed |= byte < 2;
+            self.next = at.wrapping_sub(1).wrapping_add(byte as u32);
+        } else if at == self.next {
+            match byte {
+                0 => self.next = ENDED,
+                1 => self.next = at + 1,
+                kind => {
+                    self.source_route |= kind == OPTION_LSRR || kind == OPTION_SSRR;
+                    self.wants_size = true;
+                }
+            }
+        }
+    }
 }

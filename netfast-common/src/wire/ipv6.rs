@@ -29,67 +29,78 @@ pub(super) fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<()
     copy16(&mut packet.key.destination, &header, 24);
     packet.l4 = packet.l3 + 40;
 
-    let mut next = header[6];
-    let mut left = payload;
+    packet.key.protocol = header[6];
+    if !is_extension(header[6]) {
+        return transport::parse(cursor, packet, payload);
+    }
+    // A walk of its own, and a single step over it: however the walk went, the verifier sees one state after it.
+    extensions(&mut cursor.clone(), packet, payload)?;
+    if packet.fragment == Fragment::Later {
+        return Ok(());
+    }
+    let length = (packet.l4 - packet.l3 - 40) as usize & MAX_LENGTH;
+    cursor.skip(length).ok_or(Reason::Malformed)?;
+    if length > payload {
+        return Err(Reason::Malformed);
+    }
+    transport::parse(cursor, packet, payload - length)
+}
+
+/// Most bytes of extension headers that are walked.
+const MAX_LENGTH: usize = 0x7ff;
+
+/// Walks the extension headers; puts the transport header's place, its protocol and the fragmentation into `packet`.
+#[inline(never)]
+fn extensions<C: Cursor>(cursor: &mut C, packet: &mut Packet, payload: usize) -> Result<(), Reason> {
+    let mut next = packet.key.protocol;
+    let mut walked = 0;
     let mut seen = 0;
     let mut tiny = false;
-    while seen < MAX_EXTENSIONS {
-        let length = match next {
-            HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HIP | SHIM6 | EXPERIMENT_1 | EXPERIMENT_2 => {
-                let head: [u8; 4] = cursor.take().ok_or(Reason::Malformed)?;
-                // A hop-by-hop header stands first or nowhere (RFC 8200 4.1).
-                if next == HOP_BY_HOP && seen > 0 {
-                    return Err(Reason::Malformed);
-                }
-                if next == ROUTING && head[3] != 0 {
-                    return Err(Reason::SourceRoute);
-                }
-                next = head[0];
-                (head[1] as usize + 1) * 8
-            }
-            AUTHENTICATION => {
-                let head: [u8; 4] = cursor.take().ok_or(Reason::Malformed)?;
-                next = head[0];
-                (head[1] as usize + 2) * 4
-            }
-            FRAGMENT => {
-                let head: [u8; 4] = cursor.take().ok_or(Reason::Malformed)?;
-                next = head[0];
-                let offset = u16::from_be_bytes([head[2], head[3]]);
-                packet.fragment = match (offset & 0xfff8, offset & 1) {
-                    // An atomic fragment (RFC 6946) is a whole datagram.
-                    (0, 0) => packet.fragment,
-                    (0, _) => Fragment::First,
-                    _ => Fragment::Later,
-                };
-                tiny = offset & 0xfff8 == 8;
-                8
-            }
-            _ => break,
-        };
-        if length > left {
+    while seen < MAX_EXTENSIONS && is_extension(next) {
+        // A hop-by-hop header stands first or nowhere (RFC 8200 4.1).
+        if next == HOP_BY_HOP && seen > 0 {
             return Err(Reason::Malformed);
         }
-        left -= length;
-        cursor.skip((length - 4) & 0x7ff).ok_or(Reason::Malformed)?;
-        packet.l4 += length as u16;
+        let head: [u8; 4] = cursor.take().ok_or(Reason::Malformed)?;
+        let mut length = (head[1] as usize + 1) * 8;
+        if next == ROUTING && head[3] != 0 {
+            return Err(Reason::SourceRoute);
+        } else if next == AUTHENTICATION {
+            length = (head[1] as usize + 2) * 4;
+        } else if next == FRAGMENT {
+            length = 8;
+            let offset = u16::from_be_bytes([head[2], head[3]]);
+            // An atomic fragment (RFC 6946) is a whole datagram.
+            if offset & 0xfff8 != 0 {
+                packet.fragment = Fragment::Later;
+                tiny = offset & 0xfff8 == 8;
+            } else if offset & 1 != 0 {
+                packet.fragment = Fragment::First;
+            }
+        }
+        walked += length;
+        next = head[0];
         seen += 1;
+        if walked > payload {
+            return Err(Reason::Malformed);
+        }
+        if walked > MAX_LENGTH {
+            return Err(Reason::Ipv6Extensions);
+        }
         if packet.fragment == Fragment::Later {
             break;
         }
+        cursor.skip((length - 4) & MAX_LENGTH).ok_or(Reason::Malformed)?;
     }
     packet.key.protocol = next;
+    packet.l4 += walked as u16;
     if packet.fragment == Fragment::Later {
         return if tiny && next == TCP { Err(Reason::TinyFragment) } else { Ok(()) };
     }
-    if is_extension(next) {
-        return Err(Reason::Ipv6Extensions);
-    }
-    transport::parse(cursor, packet, left)
+    if is_extension(next) { Err(Reason::Ipv6Extensions) } else { Ok(()) }
 }
 
-/// Whether a next-header value, met after the last header that was walked, hides what follows: an extension header
-/// beyond the limit.
+/// Whether a next-header value is that of an extension header.
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {
     matches!(

@@ -30,7 +30,7 @@ pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
 /// A frame that is read from its beginning; each step checks the length once.
-pub trait Cursor {
+pub trait Cursor: Clone {
     /// The next `N` bytes, or `None` beyond the end.
     fn take<const N: usize>(&mut self) -> Option<[u8; N]>;
     /// Passes over `count` bytes (at most 2047).
@@ -135,6 +135,7 @@ pub fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<(), Reaso
 }
 
 /// A cursor over bytes, for the host.
+#[derive(Clone)]
 #[cfg(any(test, feature = "user"))]
 pub struct SliceCursor<'a>(pub &'a [u8]);
 

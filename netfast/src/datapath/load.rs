@@ -12,6 +12,8 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 
+use netfast_common::abi::TAIL_CALLS;
+
 use super::{DatapathError, Options, checks, pins, pins::Pins, sys};
 
 /// The eBPF object, built by the build script.
@@ -19,10 +21,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETFAST_EBPF_OBJECT"));
 
 /// The entry program.
 pub(super) const ENTRY: &str = "netfast";
-/// The tail-called one.
-const SLOW: &str = "netfast_slow";
 /// The one that tells the time.
 pub(super) const CLOCK: &str = "netfast_clock";
+
+/// All programs.
+const PROGRAMS: [&str; 6] =
+    [ENTRY, TAIL_CALLS[0].1, TAIL_CALLS[1].1, TAIL_CALLS[2].1, TAIL_CALLS[3].1, CLOCK];
 
 /// What was loaded.
 pub(super) struct Loaded {
@@ -109,25 +113,27 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 
 impl Loaded {
     fn load_programs(&mut self) -> Result<(), DatapathError> {
-        // The tail-called program first: an entry program of the same ABI that is already attached calls the new
-        // one from here on, and the new entry program finds it in its place.
-        for name in [SLOW, ENTRY, CLOCK] {
+        for name in PROGRAMS {
             let program = self.xdp(name)?;
             program.load().map_err(|error| verifier(name, error))?;
         }
-        let slow = self
-            .xdp(SLOW)?
-            .fd()
-            .and_then(|fd| Ok(fd.try_clone()?))
-            .map_err(|error| DatapathError::Object(chain(&error)))?;
-        let map = self
-            .ebpf
-            .map_mut("PROGRAMS")
-            .ok_or_else(|| DatapathError::Object("the object has no map PROGRAMS".to_owned()))?;
-        ProgramArray::try_from(map)
-            .and_then(|mut programs| programs.set(0, &slow, 0))
-            .map_err(|error| DatapathError::Object(chain(&error)))?;
-        for name in [SLOW, ENTRY, CLOCK] {
+        // Each program before the one that goes on in it: a program of the same ABI that is already attached calls the
+        // new ones from here on, and the new entry program finds them in their places.
+        for (element, name) in TAIL_CALLS.into_iter().rev() {
+            let program = self
+                .xdp(name)?
+                .fd()
+                .and_then(|fd| Ok(fd.try_clone()?))
+                .map_err(|error| DatapathError::Object(chain(&error)))?;
+            let map = self
+                .ebpf
+                .map_mut("PROGRAMS")
+                .ok_or_else(|| DatapathError::Object("the object has no map PROGRAMS".to_owned()))?;
+            ProgramArray::try_from(map)
+                .and_then(|mut programs| programs.set(element, &program, 0))
+                .map_err(|error| DatapathError::Object(chain(&error)))?;
+        }
+        for name in PROGRAMS {
             let fd = self.program_fd(name)?;
             let path = self.pins.program(name);
             let _ = std::fs::remove_file(&path);

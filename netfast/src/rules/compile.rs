@@ -268,25 +268,28 @@ fn filter(
     };
     let (source, source_length) = prefix(rule.src.as_ref());
     let (destination, destination_length) = prefix(rule.dst.as_ref());
+    // Validated: a rule that names both versions does not get here.
+    let version = validate::filter::version(rule).unwrap_or_default();
     let ports =
         |range: Option<crate::api::types::PortRange>| range.map_or([0, u16::MAX], |r| [r.low, r.high]);
     abi::FilterRule {
         source,
+        source_mask: addr::mask_bytes(u32::from(source_length)),
         destination,
+        destination_mask: addr::mask_bytes(u32::from(destination_length)),
+        ifindex,
+        ifindex_mask: if rule.interface.is_some() { u32::MAX } else { 0 },
         source_ports: ports(rule.sport),
         destination_ports: ports(rule.dport),
-        ifindex,
-        counter,
         protocol: rule.proto.map_or(0, |proto| proto.0),
-        any_protocol: u8::from(rule.proto.is_none()),
-        source_length,
-        destination_length,
+        protocol_mask: if rule.proto.is_some() { u8::MAX } else { 0 },
+        version,
+        version_mask: if version != 0 { u8::MAX } else { 0 },
+        needs_ports: u8::from(rule.sport.is_some() || rule.dport.is_some()),
         action: match rule.action {
             FilterAction::Allow => abi::FILTER_ALLOW,
             FilterAction::Drop => abi::FILTER_DROP,
         },
-        // Validated: a rule that names both versions does not get here.
-        version: validate::filter::version(rule).unwrap_or(0),
-        pad: 0,
+        counter,
     }
 }

@@ -1,0 +1,97 @@
+//! The programs. Each frame is counted here, once, and nowhere else.
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
+    macros::xdp,
+    programs::XdpContext,
+};
+use netfast_common::{
+    Reason,
+    abi::{TAIL_FILTER, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW},
+};
+
+use crate::{
+    account::{self, Outcome},
+    frame, hot,
+    maps::{CLOCK, PROGRAMS},
+    run::{self, Run},
+    slow::{self, Step},
+};
+
+/// Entry, attached to interfaces: packets of cached flows; the rest by tail call to [`netfast_slow`].
+#[xdp]
+pub fn netfast(ctx: XdpContext) -> u32 {
+    let Some(run) = run::begin(&ctx) else { return xdp_action::XDP_PASS };
+    let bytes = frame::length(&ctx);
+    if let Some(outcome) = hot::decide(&ctx, &run) {
+        return account::finish(run.row, bytes, outcome);
+    }
+    let outcome = follow(&ctx, TAIL_SLOW);
+    account::finish(run.row, bytes, outcome)
+}
+
+/// Reads what [`netfast`] leaves.
+#[xdp]
+pub fn netfast_slow(ctx: XdpContext) -> u32 {
+    go(&ctx, slow::read)
+}
+
+/// Packets that may belong to a flow in the tables.
+#[xdp]
+pub fn netfast_known(ctx: XdpContext) -> u32 {
+    go(&ctx, slow::known_packet)
+}
+
+/// The filter: for packets that belong to no flow, and for flows that were allowed by another rule set.
+#[xdp]
+pub fn netfast_filter(ctx: XdpContext) -> u32 {
+    go(&ctx, slow::filter)
+}
+
+/// Packets that belong to no flow and that the filter allows.
+#[xdp]
+pub fn netfast_new(ctx: XdpContext) -> u32 {
+    go(&ctx, |ctx, run| Step::Done(slow::new_packet(ctx, run)))
+}
+
+/// Takes a step, and goes on as it says.
+#[inline(always)]
+fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
+    let Some(run) = run::begin(ctx) else { return xdp_action::XDP_PASS };
+    let bytes = frame::length(ctx);
+    let outcome = match step(ctx, &run) {
+        Step::Done(outcome) => outcome,
+        Step::Known => follow(ctx, TAIL_KNOWN),
+        Step::Filter => follow(ctx, TAIL_FILTER),
+        Step::New => follow(ctx, TAIL_NEW),
+    };
+    account::finish(run.row, bytes, outcome)
+}
+
+/// Goes on in another program. Comes back only where no agent has set up the array: then nothing is netfast's.
+#[inline(always)]
+fn follow(ctx: &XdpContext, program: u32) -> Outcome {
+    // SAFETY: the context is this program's.
+    unsafe { PROGRAMS.tail_call(ctx, program) };
+    Outcome::pass(Reason::Internal)
+}
+
+/// Never attached: run by the agent to learn how many jiffies a second has.
+#[xdp]
+pub fn netfast_clock(_ctx: XdpContext) -> u32 {
+    if let Some(clock) = CLOCK.get_ptr_mut(0) {
+        // SAFETY: helpers without preconditions; the element is written whole before the agent reads it.
+        unsafe { *clock = [bpf_jiffies64(), bpf_ktime_get_ns()] };
+    }
+    xdp_action::XDP_PASS
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

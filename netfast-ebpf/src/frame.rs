@@ -1,0 +1,142 @@
+//! Packet memory: the only file that turns packet addresses into references.
+
+use aya_ebpf::programs::XdpContext;
+use netfast_common::{rewrite::Words, wire::Cursor};
+
+/// A cursor over the frame, for the parser of `netfast-common`.
+#[derive(Clone)]
+pub struct FrameCursor {
+    position: usize,
+    end: usize,
+}
+
+impl FrameCursor {
+    /// A cursor at the beginning of the frame.
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Self {
+        Self { position: ctx.data(), end: ctx.data_end() }
+    }
+}
+
+impl Cursor for FrameCursor {
+    #[inline(always)]
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let from = self.position;
+        if from + N > self.end {
+            return None;
+        }
+        self.position = from + N;
+        let mut bytes = [0; N];
+        let mut i = 0;
+        while i + 4 <= N {
+            // SAFETY: `N` bytes from `from` lie before the end of the frame, as just checked.
+            let word: [u8; 4] = unsafe { load::<u32>(from + i) }.to_ne_bytes();
+            bytes[i] = word[0];
+            bytes[i + 1] = word[1];
+            bytes[i + 2] = word[2];
+            bytes[i + 3] = word[3];
+            i += 4;
+        }
+        while i < N {
+            // SAFETY: as above.
+            bytes[i] = unsafe { load(from + i) };
+            i += 1;
+        }
+        Some(bytes)
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, count: usize) -> Option<()> {
+        let to = self.position + (count & 0x7ff);
+        if to > self.end {
+            return None;
+        }
+        self.position = to;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn remaining(&self) -> usize {
+        // The compiler must not conclude from a length that was compared with this that a later `take` cannot fail: the
+        // verifier wants to see each check against the end of the frame.
+        core::hint::black_box(self.end - self.position)
+    }
+}
+
+/// Reads a value at `address`.
+///
+/// # Safety
+///
+/// The bytes lie inside the frame or a map element, as checked by the caller. They need not be aligned for `T`: the
+/// machines that netfast runs on (x86-64, arm64) load unaligned words, and the BPF back end emits one load for a typed
+/// access where `read_unaligned` would become one load per byte.
+#[inline(always)]
+pub unsafe fn load<T: Copy>(address: usize) -> T {
+    // SAFETY: see above.
+    unsafe { *(address as *const T) }
+}
+
+/// Writes a value at `address`.
+///
+/// # Safety
+///
+/// As for [`load`]; and no reference to the bytes lives.
+#[inline(always)]
+pub unsafe fn store<T: Copy>(address: usize, value: T) {
+    // SAFETY: see above.
+    unsafe { *(address as *mut T) = value }
+}
+
+/// A header of `N` bytes inside the frame.
+pub struct Header<const N: usize>(usize);
+
+impl<const N: usize> Header<N> {
+    /// The `N` bytes at `offset` (below 16384), or `None` beyond the end of the frame.
+    #[inline(always)]
+    pub fn at(ctx: &XdpContext, offset: usize) -> Option<Self> {
+        let from = ctx.data() + (offset & 0x3fff);
+        if from + N > ctx.data_end() { None } else { Some(Self(from)) }
+    }
+
+    /// The `N` bytes at an address.
+    ///
+    /// # Safety
+    ///
+    /// The caller has checked that they lie inside the frame.
+    #[inline(always)]
+    pub const unsafe fn checked(address: usize) -> Self {
+        Self(address)
+    }
+
+    /// The value at `offset` bytes (`offset + size_of::<T>() <= N`, checked at compile time by use with constants).
+    #[inline(always)]
+    pub fn get<T: Copy>(&self, offset: usize) -> T {
+        // SAFETY: the bytes lie inside the frame.
+        unsafe { load(self.0 + offset) }
+    }
+
+    /// Replaces the value at `offset` bytes.
+    #[inline(always)]
+    pub fn set<T: Copy>(&mut self, offset: usize, value: T) {
+        // SAFETY: the bytes lie inside the frame, which is this program's alone.
+        unsafe { store(self.0 + offset, value) }
+    }
+}
+
+impl<const N: usize> Words for Header<N> {
+    #[inline(always)]
+    fn word(&self, index: usize) -> u32 {
+        self.get(4 * index)
+    }
+
+    #[inline(always)]
+    fn put(&mut self, index: usize, word: u32) {
+        self.set(4 * index, word);
+    }
+}
+
+/// Length of the frame in bytes, without FCS.
+#[inline(always)]
+pub fn length(ctx: &XdpContext) -> usize {
+    ctx.data_end() - ctx.data()
+}

@@ -1,0 +1,278 @@
+//! The hot program's way: a plain packet of a cached flow. No helper that is not inlined, no hash map, one cache line of
+//! the flow cache. Whatever is not plain or not cached is left, untouched, to the slow program.
+
+use aya_ebpf::programs::XdpContext;
+use netfast_common::{
+    Reason,
+    abi::{
+        CacheLine4, CacheLine6, CacheSet4, CacheSet6, LineKind, Mode, NextHop, Target, tail_kind, tail_port,
+    },
+    addr,
+    checksum::Delta,
+    rewrite::{self, Words},
+    wire::{FIN, RST, SYN, TCP, UDP},
+};
+
+use crate::{
+    account::{self, Outcome},
+    cache, echo, egress,
+    frame::{Header, load},
+    maps::{NEXT_HOPS, TARGET_COUNTERS, TARGETS},
+    run::Run,
+    translate,
+};
+
+/// Decides the frame, or returns `None` if it is not a plain packet of a cached flow; then nothing was written.
+#[inline(always)]
+pub fn decide(ctx: &XdpContext, run: &Run) -> Option<Outcome> {
+    if !run.is_known() {
+        return None;
+    }
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if data + 34 > end {
+        return None;
+    }
+    // SAFETY: 34 bytes are there.
+    let (mac_low, mac_high, kind): (u32, u16, u16) = unsafe { (load(data), load(data + 4), load(data + 12)) };
+    let m = run.mac;
+    if mac_low != u32::from_ne_bytes([m[0], m[1], m[2], m[3]]) || mac_high != u16::from_ne_bytes([m[4], m[5]])
+    {
+        return None;
+    }
+    const IPV4: u16 = 0x0800u16.to_be();
+    const IPV6: u16 = 0x86ddu16.to_be();
+    const TAG: u16 = 0x8100u16.to_be();
+    let (kind, l3) = if kind == TAG {
+        // SAFETY: 34 bytes are there.
+        (unsafe { load(data + 16) }, 18)
+    } else {
+        (kind, 14)
+    };
+    match kind {
+        IPV4 => ipv4(ctx, run, data, end, l3),
+        IPV6 => ipv6(ctx, run, data, end, l3),
+        _ => None,
+    }
+}
+
+/// Whether the transport header at `l4` is plain: TCP without SYN, FIN, RST, or UDP; lengths agree. `length`: what
+/// the IP header says is there.
+#[inline(always)]
+fn is_plain(l4: usize, end: usize, protocol: u8, length: u16) -> bool {
+    if protocol == TCP {
+        if l4 + 20 > end {
+            return false;
+        }
+        // SAFETY: 20 bytes are there.
+        let (offset, flags): (u8, u8) = unsafe { (load(l4 + 12), load(l4 + 13)) };
+        let header = ((offset >> 4) as u16) * 4;
+        flags & (SYN | FIN | RST) == 0 && header >= 20 && header <= length
+    } else if protocol == UDP {
+        if l4 + 8 > end {
+            return false;
+        }
+        // SAFETY: 8 bytes are there.
+        let datagram = u16::from_be(unsafe { load(l4 + 4) });
+        datagram >= 8 && datagram <= length
+    } else {
+        false
+    }
+}
+
+#[inline(always)]
+fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Option<Outcome> {
+    let (ip, l4) = (data + l3, data + l3 + 20);
+    if l4 + 8 > end {
+        return None;
+    }
+    // SAFETY: 28 bytes from `ip` are there.
+    let (version, total, fragment, ttl, protocol): (u8, u16, u16, u8, u8) =
+        unsafe { (load(ip), load(ip + 2), load(ip + 6), load(ip + 8), load(ip + 9)) };
+    let total = u16::from_be(total);
+    // No options, no fragment (the DF bit is nobody's business), a TTL to spend.
+    if version != 0x45 || fragment & 0x3fffu16.to_be() != 0 || ttl <= 1 {
+        return None;
+    }
+    if total < 28 || total as usize > end - ip || !is_plain(l4, end, protocol, total - 20) {
+        return None;
+    }
+    let udp = protocol == UDP;
+    // SAFETY: as above.
+    let (source, destination, ports): (u32, u32, u32) = unsafe { (load(ip + 12), load(ip + 16), load(l4)) };
+    let addresses = source as u64 | ((destination as u64) << 32);
+    let set = cache::set4(run, addresses, ports, udp)?;
+    let line = find4(run, set, addresses, ports, udp)?;
+    let kind = tail_kind(line.tail) & 7;
+    if kind == LineKind::Echo as u8 {
+        let (high, low) = addr::words(&addr::from_v4(source.to_ne_bytes()));
+        let tag = echo::source_tag(high, low, line.target, run.config.seed);
+        return Some(echo::answer(ctx, run, 4, l3, l3 + 20, line.target, tag));
+    }
+    let (target, hop) = way_out(line.target, line.next_hop, end - ip)?;
+    let (ports, new_source) = translation(kind, target, ports, line.tail);
+    let source = new_source.map_or(source, translate::word4);
+    // SAFETY: 20 bytes from `ip` are there.
+    let mut header = unsafe { Header::<20>::checked(ip) };
+    let pseudo = rewrite::ipv4(&mut header, source, u32::from_ne_bytes(line.address));
+    put_transport(l4, end, udp, ports, pseudo)?;
+    Some(leave(ctx, run, l3, &hop, kind, line.target, end - data))
+}
+
+#[inline(always)]
+fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Option<Outcome> {
+    let (ip, l4) = (data + l3, data + l3 + 40);
+    if l4 + 8 > end {
+        return None;
+    }
+    // SAFETY: 48 bytes from `ip` are there.
+    let (version, payload, protocol, ttl): (u8, u16, u8, u8) =
+        unsafe { (load(ip), load(ip + 4), load(ip + 6), load(ip + 7)) };
+    let payload = u16::from_be(payload);
+    if version >> 4 != 6 || ttl <= 1 || payload < 8 || payload as usize + 40 > end - ip {
+        return None;
+    }
+    if !is_plain(l4, end, protocol, payload) {
+        return None;
+    }
+    let udp = protocol == UDP;
+    // SAFETY: as above.
+    let (words, ports, udp_checksum): ([u64; 4], u32, u16) =
+        unsafe { ([load(ip + 8), load(ip + 16), load(ip + 24), load(ip + 32)], load(l4), load(l4 + 6)) };
+    if udp && udp_checksum == 0 {
+        return None;
+    }
+    let set = cache::set6(run, words, ports, udp)?;
+    let line = find6(run, set, words, ports, udp)?;
+    let kind = tail_kind(line.tail) & 7;
+    if kind == LineKind::Echo as u8 {
+        let tag =
+            echo::source_tag(u64::from_be(words[0]), u64::from_be(words[1]), line.target, run.config.seed);
+        return Some(echo::answer(ctx, run, 6, l3, l3 + 40, line.target, tag));
+    }
+    let (target, hop) = way_out(line.target, line.next_hop, end - ip)?;
+    let (ports, new_source) = translation(kind, target, ports, line.tail);
+    // SAFETY: 40 bytes from `ip` are there.
+    let mut header = unsafe { Header::<40>::checked(ip) };
+    let source = match new_source {
+        Some(source) => translate::words(source),
+        None => [header.word(2), header.word(3), header.word(4), header.word(5)],
+    };
+    let pseudo = rewrite::ipv6(&mut header, source, translate::words(&line.address));
+    put_transport(l4, end, udp, ports, pseudo)?;
+    Some(leave(ctx, run, l3, &hop, kind, line.target, end - data))
+}
+
+/// The live line of the tuple in its set.
+#[inline(always)]
+fn find4(
+    run: &Run,
+    set: *mut CacheSet4,
+    addresses: u64,
+    ports: u32,
+    udp: bool,
+) -> Option<&'static CacheLine4> {
+    // SAFETY: the element belongs to this CPU, and a program does not interrupt itself.
+    let set: &'static CacheSet4 = unsafe { &*set };
+    let same = |line: &CacheLine4| {
+        let line = core::ptr::from_ref(line) as usize;
+        // SAFETY: a line begins with two addresses and two ports.
+        let (line_addresses, line_ports): (u64, u32) = unsafe { (load(line), load(line + 8)) };
+        line_addresses == addresses && line_ports == ports
+    };
+    let line = if same(&set.ways[0]) {
+        &set.ways[0]
+    } else if same(&set.ways[1]) {
+        &set.ways[1]
+    } else {
+        return None;
+    };
+    if cache::is_live(run, line.tail, udp) { Some(line) } else { None }
+}
+
+/// The live line of the tuple in its set.
+#[inline(always)]
+fn find6(
+    run: &Run,
+    set: *mut CacheSet6,
+    words: [u64; 4],
+    ports: u32,
+    udp: bool,
+) -> Option<&'static CacheLine6> {
+    // SAFETY: the element belongs to this CPU, and a program does not interrupt itself.
+    let set: &'static CacheSet6 = unsafe { &*set };
+    let same = |line: &CacheLine6| {
+        let line = core::ptr::from_ref(line) as usize;
+        // SAFETY: a line begins with two addresses; its ports stand at offset 48.
+        let (a, b, c, d, p): (u64, u64, u64, u64, u32) =
+            unsafe { (load(line), load(line + 8), load(line + 16), load(line + 24), load(line + 48)) };
+        p == ports && a == words[0] && b == words[1] && c == words[2] && d == words[3]
+    };
+    let line = if same(&set.ways[0]) {
+        &set.ways[0]
+    } else if same(&set.ways[1]) {
+        &set.ways[1]
+    } else {
+        return None;
+    };
+    if cache::is_live(run, line.tail, udp) { Some(line) } else { None }
+}
+
+/// Target and next hop of a line, if a datagram of `length` bytes can leave that way.
+#[inline(always)]
+fn way_out(target: u16, hop: u16, length: usize) -> Option<(&'static Target, NextHop)> {
+    // SAFETY: array elements live as long as the program.
+    let (target, hop) = unsafe { (&*TARGETS.get_ptr(target as u32)?, *NEXT_HOPS.get_ptr(hop as u32)?) };
+    let fits = hop.mtu == 0 || length <= hop.mtu as usize;
+    if hop.flags & netfast_common::abi::HOP_VALID != 0 && fits { Some((target, hop)) } else { None }
+}
+
+/// New ports, and the new source address if it changes.
+#[inline(always)]
+fn translation(kind: u8, target: &'static Target, ports: u32, tail: u64) -> (u32, Option<&'static [u8; 16]>) {
+    let [s0, s1, d0, d1] = ports.to_ne_bytes();
+    let [p0, p1] = tail_port(tail).to_ne_bytes();
+    if kind == LineKind::Original as u8 {
+        let [d0, d1] = u16::from_be_bytes([d0, d1]).wrapping_add(target.port_delta).to_be_bytes();
+        let source = if target.mode == Mode::Nat as u8 { Some(&target.source) } else { None };
+        (u32::from_ne_bytes([p0, p1, d0, d1]), source)
+    } else {
+        let [s0, s1] = u16::from_be_bytes([s0, s1]).wrapping_sub(target.port_delta).to_be_bytes();
+        (u32::from_ne_bytes([s0, s1, p0, p1]), Some(&target.service))
+    }
+}
+
+/// Ports and checksum. `None` cannot happen (`is_plain` has checked); the verifier wants it said.
+#[inline(always)]
+fn put_transport(l4: usize, end: usize, udp: bool, ports: u32, pseudo: Delta) -> Option<()> {
+    if udp {
+        // SAFETY: 8 bytes from `l4` were checked by the caller.
+        let mut header = unsafe { Header::<8>::checked(l4) };
+        let delta = rewrite::ports(&mut header, ports, pseudo);
+        header.set(6, delta.apply_udp(header.get(6)));
+    } else {
+        if l4 + 18 > end {
+            return None;
+        }
+        // SAFETY: 18 bytes are there.
+        let mut header = unsafe { Header::<18>::checked(l4) };
+        let delta = rewrite::ports(&mut header, ports, pseudo);
+        header.set(16, delta.apply(header.get(16)));
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn leave(
+    ctx: &XdpContext,
+    run: &Run,
+    l3: usize,
+    hop: &NextHop,
+    kind: u8,
+    target: u16,
+    bytes: usize,
+) -> Outcome {
+    let reply = kind != LineKind::Original as u8;
+    let reason = if reply { Reason::Reply } else { Reason::Forwarded };
+    account::add(&TARGET_COUNTERS, target as u32 * 2 + reply as u32, bytes);
+    egress::send(ctx, l3, hop, run.ifindex, reason)
+}

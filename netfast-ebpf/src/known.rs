@@ -1,0 +1,245 @@
+//! Packets of flows that are in the tables.
+
+use aya_ebpf::{bindings::BPF_ANY, programs::XdpContext};
+use netfast_common::{
+    Reason,
+    abi::{Flow, FlowKey, LineKind, MAX_FORWARDS},
+    flow::{self, ORIGINAL, REPLY, State},
+    wire::{ACK, FIN, Packet, RST, SYN, TCP, UDP},
+};
+
+use crate::{
+    account::Outcome,
+    cache::{self, Fill},
+    hops, log,
+    maps::{FLOWS, FORWARDS, HALF_OPEN, TARGETS},
+    run::Run,
+    scratch::{STAGE_RECHECKED, Scratch},
+    translate,
+};
+
+/// What the tables say.
+pub enum Found {
+    /// The packet belongs to a flow.
+    Decided(Outcome),
+    /// It belongs to a flow that another rule set allowed: the filter is to be asked again.
+    Old,
+    /// It belonged to a flow that has ended because its forward was removed; it is now a packet like any other.
+    Ended,
+    /// It belongs to no flow.
+    Nothing,
+}
+
+/// Decides `packet` by the flow tables.
+#[inline(always)]
+pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Found {
+    let (entry, confirmed) = match FLOWS.get_ptr_mut(&packet.key) {
+        Some(entry) => (entry, true),
+        None => match HALF_OPEN.get_ptr_mut(&packet.key) {
+            Some(entry) => (entry, false),
+            None => return Found::Nothing,
+        },
+    };
+    // SAFETY: the element stays mapped while the program runs. Another CPU may change it, or delete it and use its memory
+    // for another flow: therefore its contents are copied once and checked against the other direction's entry.
+    scratch.flow = unsafe { *entry };
+    if scratch.flow.direction == ORIGINAL {
+        original(ctx, run, packet, scratch, entry, confirmed)
+    } else {
+        reply(ctx, run, packet, scratch, entry, confirmed)
+    }
+}
+
+#[inline(always)]
+fn original(
+    ctx: &XdpContext,
+    run: &Run,
+    packet: &Packet,
+    scratch: &mut Scratch,
+    entry: *mut Flow,
+    confirmed: bool,
+) -> Found {
+    scratch.original_key = packet.key;
+    scratch.reply_key = flow::reverse(&scratch.flow.translated);
+    let state = State::from_number(scratch.flow.state);
+    let opens = packet.key.protocol == TCP && packet.flags & (SYN | ACK | RST | FIN) == SYN;
+    if flow::is_expired(&scratch.flow, run.now, &run.config.timeouts) || (opens && state.may_reopen()) {
+        remove(scratch);
+        return Found::Nothing;
+    }
+    let Some(twin) = lookup(&scratch.reply_key, confirmed) else {
+        remove(scratch);
+        return Found::Nothing;
+    };
+    // SAFETY: see `packet`.
+    if flow::reverse(unsafe { &(*twin).translated }) != packet.key {
+        // The reply entry was evicted and its source port has gone to another flow: this flow is dead, that one lives.
+        let _ = HALF_OPEN.remove(&packet.key);
+        let _ = FLOWS.remove(&packet.key);
+        return Found::Nothing;
+    }
+    if packet.version == 6 && packet.key.protocol == UDP && packet.no_udp_checksum {
+        return Found::Decided(Outcome::drop(Reason::UdpZeroChecksum));
+    }
+    if scratch.flow.generation != run.generation {
+        if !forward_exists(run, &scratch.flow) {
+            remove(scratch);
+            return Found::Ended;
+        }
+        if scratch.stage != STAGE_RECHECKED || scratch.allowed != run.generation {
+            return Found::Old;
+        }
+        if let Some(target) = TARGETS.get(scratch.flow.target as u32) {
+            scratch.flow.next_hop = target.next_hop;
+        }
+        let hop = hops::towards(ctx, run, packet, scratch, true);
+        // SAFETY: see `packet`.
+        unsafe {
+            (*entry).next_hop = scratch.flow.next_hop;
+            (*entry).generation = run.generation;
+            if hop != 0 {
+                (*twin).next_hop = hop;
+            }
+        }
+    }
+    let next = state.next(ORIGINAL, packet.key.protocol, packet.flags);
+    // SAFETY: see `packet`.
+    unsafe {
+        (*entry).state = next as u8;
+        (*entry).last_seen = run.now;
+    }
+    if !confirmed && next.is_confirmed() && !promote(scratch, entry, twin) {
+        log::full(ctx, run, scratch);
+        return Found::Decided(Outcome::drop(Reason::FlowTableFull));
+    }
+    let port = scratch.flow.translated.source_port;
+    Found::Decided(go_on(ctx, run, packet, scratch, next, LineKind::Original, port))
+}
+
+#[inline(always)]
+fn reply(
+    ctx: &XdpContext,
+    run: &Run,
+    packet: &Packet,
+    scratch: &mut Scratch,
+    entry: *mut Flow,
+    confirmed: bool,
+) -> Found {
+    scratch.reply_key = packet.key;
+    scratch.original_key = flow::reverse(&scratch.flow.translated);
+    let Some(authority) = lookup(&scratch.original_key, confirmed) else {
+        let _ = HALF_OPEN.remove(&packet.key);
+        let _ = FLOWS.remove(&packet.key);
+        return Found::Nothing;
+    };
+    // SAFETY: see `packet`.
+    let original = unsafe { &*authority };
+    if flow::reverse(&original.translated) != packet.key {
+        let _ = HALF_OPEN.remove(&packet.key);
+        let _ = FLOWS.remove(&packet.key);
+        return Found::Nothing;
+    }
+    if flow::is_expired(original, run.now, &run.config.timeouts) {
+        remove(scratch);
+        return Found::Nothing;
+    }
+    if scratch.flow.generation != run.generation {
+        if !forward_exists(run, &scratch.flow) {
+            remove(scratch);
+            return Found::Ended;
+        }
+        // Towards the client the routing table is asked again; where it has no answer the old way stays.
+        let hop = hops::towards(ctx, run, packet, scratch, false);
+        if hop != 0 {
+            scratch.flow.next_hop = hop;
+        }
+        // SAFETY: see `packet`.
+        unsafe {
+            (*entry).next_hop = scratch.flow.next_hop;
+            (*entry).generation = run.generation;
+        }
+    }
+    let next = State::from_number(original.state).next(REPLY, packet.key.protocol, packet.flags);
+    // SAFETY: see `packet`.
+    unsafe {
+        (*authority).state = next as u8;
+        (*authority).last_seen = run.now;
+    }
+    if !confirmed && next.is_confirmed() && !promote(scratch, authority, entry) {
+        log::full(ctx, run, scratch);
+        return Found::Decided(Outcome::drop(Reason::FlowTableFull));
+    }
+    let port = scratch.flow.translated.destination_port;
+    // The original direction's filter verdict is older than this rule set: its reply must not be cached as decided anew,
+    // but it may pass, for replies of an allowed flow do.
+    Found::Decided(go_on(ctx, run, packet, scratch, next, LineKind::Reply, port))
+}
+
+/// Sends the packet as its flow says, and caches how.
+#[inline(always)]
+fn go_on(
+    ctx: &XdpContext,
+    run: &Run,
+    packet: &Packet,
+    scratch: &Scratch,
+    state: State,
+    kind: LineKind,
+    port: [u8; 2],
+) -> Outcome {
+    let flow = &scratch.flow;
+    // A half-open flow is never cached: its entries may be evicted at any time.
+    if state.is_confirmed() && !matches!(state, State::Reset) {
+        let line = Fill {
+            kind,
+            address: flow.translated.destination,
+            port,
+            next_hop: flow.next_hop,
+            target: flow.target,
+        };
+        cache::fill(run, packet.version, &packet.key, &line);
+    }
+    let direction = if matches!(kind, LineKind::Original) { ORIGINAL } else { REPLY };
+    translate::forward(ctx, run, packet, &flow.translated, flow.next_hop, flow.target, direction)
+}
+
+#[inline(always)]
+fn forward_exists(run: &Run, flow: &Flow) -> bool {
+    let index = run.slot() * MAX_FORWARDS + flow.forward as u32;
+    FORWARDS.get(index).is_some_and(|forward| forward.uid == flow.forward_uid)
+}
+
+/// The entry of `key`, in the table where it should be or, if another CPU has just confirmed the flow, in the other.
+#[inline(always)]
+fn lookup(key: &FlowKey, confirmed: bool) -> Option<*mut Flow> {
+    if !confirmed && let Some(entry) = HALF_OPEN.get_ptr_mut(key) {
+        return Some(entry);
+    }
+    FLOWS.get_ptr_mut(key)
+}
+
+/// Takes both directions out of both tables.
+#[inline(always)]
+fn remove(scratch: &Scratch) {
+    let _ = FLOWS.remove(&scratch.original_key);
+    let _ = FLOWS.remove(&scratch.reply_key);
+    let _ = HALF_OPEN.remove(&scratch.original_key);
+    let _ = HALF_OPEN.remove(&scratch.reply_key);
+}
+
+/// Moves both entries to the table of confirmed flows. They are never in neither table, so that no other flow can get
+/// their source port meanwhile.
+#[inline(always)]
+fn promote(scratch: &Scratch, original: *mut Flow, reply: *mut Flow) -> bool {
+    // SAFETY: both elements stay mapped while the program runs.
+    let (original, reply) = unsafe { (&*original, &*reply) };
+    if FLOWS.insert(&scratch.reply_key, reply, BPF_ANY as u64).is_err() {
+        return false;
+    }
+    if FLOWS.insert(&scratch.original_key, original, BPF_ANY as u64).is_err() {
+        let _ = FLOWS.remove(&scratch.reply_key);
+        return false;
+    }
+    let _ = HALF_OPEN.remove(&scratch.original_key);
+    let _ = HALF_OPEN.remove(&scratch.reply_key);
+    true
+}

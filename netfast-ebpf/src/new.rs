@@ -1,0 +1,133 @@
+//! A flow's first packet: target, source port, two table entries.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    programs::XdpContext,
+};
+use netfast_common::{
+    Reason,
+    abi::{
+        Flow, FlowKey, Forward, MAGLEV_PER_CELL, MAX_FORWARDS, MAX_MAGLEV_CELLS, Mode, PolicyClass, Target,
+    },
+    flow::{self, ORIGINAL, PORT_TRIES, REPLY, State},
+    hash,
+    wire::Packet,
+};
+
+use crate::{
+    account::{self, Outcome},
+    hops, log,
+    maps::{FLOW_COUNTERS, FLOWS, FORWARDS, HALF_OPEN, MAGLEV, TARGETS},
+    run::Run,
+    scratch::Scratch,
+    slow, translate,
+};
+
+/// Opens a flow through forward `index`, if `packet` may.
+#[inline(never)]
+pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch: &mut Scratch) -> Outcome {
+    let Some(forward) = FORWARDS.get(run.slot() * MAX_FORWARDS + index as u32) else {
+        return Outcome::drop(Reason::Internal);
+    };
+    let Some(state) = State::first(packet.key.protocol, packet.flags) else {
+        return slow::by_policy(run, PolicyClass::TcpNoFlow, Reason::TcpNoFlow);
+    };
+    if forward.maglev_size == 0 {
+        return Outcome::drop(Reason::NoTarget);
+    }
+    let Some((target_index, target)) = choose(run, forward, &packet.key) else {
+        return Outcome::drop(Reason::Internal);
+    };
+    if let Err(reason) = hops::usable(target.next_hop) {
+        return Outcome::drop(reason);
+    }
+    let hop = hops::towards(ctx, run, packet, scratch, true);
+    if hop == 0 {
+        return Outcome::drop(Reason::NoRoute);
+    }
+
+    let port = packet.destination_port().wrapping_add(target.port_delta);
+    scratch.original_key = packet.key;
+    scratch.flow = Flow {
+        translated: FlowKey {
+            source: packet.key.source,
+            destination: target.address,
+            source_port: packet.key.source_port,
+            destination_port: port.to_be_bytes(),
+            protocol: packet.key.protocol,
+            pad: [0; 3],
+        },
+        last_seen: run.now,
+        created: run.now,
+        generation: run.generation,
+        forward_uid: forward.uid,
+        target: target_index,
+        next_hop: target.next_hop,
+        forward: index,
+        state: state as u8,
+        direction: ORIGINAL,
+    };
+    scratch.reply =
+        Flow { translated: flow::reverse(&packet.key), next_hop: hop, direction: REPLY, ..scratch.flow };
+    let outcome = if target.mode == Mode::Nat as u8 {
+        scratch.flow.translated.source = target.source;
+        take_port(run, scratch)
+    } else {
+        scratch.reply_key = flow::reverse(&scratch.flow.translated);
+        if take(scratch) { Ok(()) } else { Err(Reason::FlowConflict) }
+    };
+    if let Err(reason) = outcome {
+        if matches!(reason, Reason::PortsExhausted) {
+            log::exhausted(ctx, run, scratch);
+        }
+        return Outcome::drop(reason);
+    }
+    if HALF_OPEN.insert(&scratch.original_key, &scratch.flow, BPF_ANY as u64).is_err() {
+        let _ = HALF_OPEN.remove(&scratch.reply_key);
+        return Outcome::drop(Reason::FlowTableFull);
+    }
+    account::add(&FLOW_COUNTERS, index as u32, 0);
+    translate::forward(ctx, run, packet, &scratch.flow.translated, target.next_hop, target_index, ORIGINAL)
+}
+
+/// The target that the forward's look-up table gives to the flow.
+#[inline(always)]
+fn choose(run: &Run, forward: &Forward, key: &FlowKey) -> Option<(u16, &'static Target)> {
+    let entry = forward.maglev_offset + hash::key(key, hash::TARGET_SEED) % forward.maglev_size;
+    let cell = run.slot() * MAX_MAGLEV_CELLS + (entry / MAGLEV_PER_CELL) % MAX_MAGLEV_CELLS;
+    let index = MAGLEV.get(cell)?.targets[(entry % MAGLEV_PER_CELL) as usize];
+    // SAFETY: array elements live as long as the program.
+    Some((index, unsafe { &*TARGETS.get_ptr(index as u32)? }))
+}
+
+/// Finds a source port that nobody uses towards this target, and takes it.
+#[inline(always)]
+fn take_port(run: &Run, scratch: &mut Scratch) -> Result<(), Reason> {
+    let (low, high) = (run.config.nat_port_low, run.config.nat_port_high);
+    let hash = hash::key(&scratch.original_key, run.config.seed ^ run.now);
+    let mut attempt = 0;
+    while attempt < PORT_TRIES {
+        let port = flow::port_candidate(hash, attempt, low, high);
+        scratch.flow.translated.source_port = port.to_be_bytes();
+        scratch.reply_key = flow::reverse(&scratch.flow.translated);
+        if take(scratch) {
+            return Ok(());
+        }
+        attempt += 1;
+    }
+    Err(Reason::PortsExhausted)
+}
+
+/// Takes the reply direction's tuple: the insert fails if a half-open flow has it. Whether a confirmed flow has it is
+/// looked up after the insert, because a flow that is being confirmed stands in both tables for a moment.
+#[inline(always)]
+fn take(scratch: &Scratch) -> bool {
+    if HALF_OPEN.insert(&scratch.reply_key, &scratch.reply, BPF_NOEXIST as u64).is_err() {
+        return false;
+    }
+    if FLOWS.get_ptr(&scratch.reply_key).is_some() {
+        let _ = HALF_OPEN.remove(&scratch.reply_key);
+        return false;
+    }
+    true
+}

@@ -1,0 +1,63 @@
+//! What a program knows about the packet's surroundings before it looks at the packet.
+
+use aya_ebpf::{helpers::generated::bpf_jiffies64, programs::XdpContext};
+use netfast_common::abi::{self, Config};
+
+use crate::{
+    account::UNKNOWN_ROW,
+    maps::{CONFIG, INTERFACES},
+};
+
+/// The surroundings of one packet.
+pub struct Run<'a> {
+    /// Live settings.
+    pub config: &'a Config,
+    /// Interface that the frame came in by.
+    pub ifindex: u32,
+    /// Its row in the counters.
+    pub row: u32,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// The live rule set, read once.
+    pub generation: u32,
+    /// Jiffies, low 32 bits.
+    pub now: u32,
+    /// Jiffies in units of about a second, for cached lines.
+    pub stamp: u32,
+}
+
+impl Run<'_> {
+    /// Slot of the double-buffered maps that this packet is decided by.
+    #[inline(always)]
+    pub const fn slot(&self) -> u32 {
+        self.generation & 1
+    }
+
+    /// Whether the interface is one that the agent has announced.
+    #[inline(always)]
+    pub const fn is_known(&self) -> bool {
+        self.row != UNKNOWN_ROW
+    }
+}
+
+/// Reads settings, interface and clock.
+#[inline(always)]
+pub fn begin(ctx: &XdpContext) -> Option<Run<'static>> {
+    // SAFETY: array elements live as long as the program.
+    let config: &'static Config = unsafe { &*CONFIG.get_ptr(0)? };
+    // SAFETY: the context is valid while the program runs.
+    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    let interface = INTERFACES.get(ifindex & (abi::IFINDEX_SLOTS - 1))?;
+    let known = interface.ifindex == ifindex && interface.row < UNKNOWN_ROW as u16;
+    // SAFETY: a helper without preconditions.
+    let jiffies = unsafe { bpf_jiffies64() };
+    Some(Run {
+        config,
+        ifindex,
+        row: if known { interface.row as u32 } else { UNKNOWN_ROW },
+        mac: interface.mac,
+        generation: config.generation,
+        now: jiffies as u32,
+        stamp: (jiffies >> (config.stamp_shift & 31)) as u32,
+    })
+}

@@ -1,0 +1,52 @@
+//! Working memory of the slow program, per CPU: a BPF stack has 512 bytes.
+
+use aya_ebpf::bindings::bpf_fib_lookup;
+use netfast_common::{
+    abi::{Flow, FlowKey, HopKey, NextHop},
+    wire::Packet,
+};
+
+/// It belongs to no flow; the filter is asked.
+pub const STAGE_NEW: u32 = 1;
+/// It belongs to a flow that another rule set allowed; the filter is asked again.
+pub const STAGE_RECHECK: u32 = 2;
+/// The filter has allowed it again.
+pub const STAGE_RECHECKED: u32 = 3;
+
+/// One CPU's working memory: the packet's description beside everything else, so that both can be borrowed.
+#[repr(C)]
+pub struct Memory {
+    /// What stands in the frame.
+    pub packet: Packet,
+    /// Everything else.
+    pub scratch: Scratch,
+}
+
+/// Working memory. Nothing in it outlives a packet, but the log gate.
+#[repr(C)]
+pub struct Scratch {
+    /// Key of the reply direction of a flow that is being made or looked up.
+    pub reply_key: FlowKey,
+    /// Key of the original direction.
+    pub original_key: FlowKey,
+    /// Copy of the entry in work.
+    pub flow: Flow,
+    /// Entry of the reply direction of a flow that is being made.
+    pub reply: Flow,
+    /// A next hop that is being learned.
+    pub hop: NextHop,
+    /// Its key.
+    pub hop_key: HopKey,
+    /// Question to the routing table, and its answer.
+    pub fib: bpf_fib_lookup,
+    /// Where the packet is: `STAGE_…`.
+    pub stage: u32,
+    /// Generation under which the filter has allowed the packet (`STAGE_RECHECKED`).
+    pub allowed: u32,
+    /// 1: the packet's flow has just ended because its forward was removed.
+    pub ended: u32,
+    /// Second (in stamps) of the log gate.
+    pub log_second: u32,
+    /// Lines logged in that second.
+    pub log_count: u32,
+}

@@ -1,0 +1,168 @@
+//! The slow programs: everything that is not a cached flow's plain packet. Several, so that the verifier looks at each
+//! alone: the parser, known flows, the filter, new packets (services, new flows).
+
+use aya_ebpf::programs::XdpContext;
+use netfast_common::{
+    Reason, Verdict,
+    abi::{MAX_SERVICES, Policy, PolicyClass, ServiceKind},
+    services,
+    wire::{self, Fragment, Packet, UDP},
+};
+
+use crate::{
+    account::Outcome,
+    classify, echo, frame, known,
+    maps::{RULE_SETS, SCRATCH, SERVICES},
+    new,
+    run::Run,
+    scratch::{Memory, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED},
+};
+
+/// Where a frame goes on.
+pub enum Step {
+    /// Nowhere: it is decided.
+    Done(Outcome),
+    /// To [`known_packet`].
+    Known,
+    /// To [`filter`].
+    Filter,
+    /// To [`new_packet`].
+    New,
+}
+
+/// Reads a frame, and describes it in the working memory for the programs that go on.
+#[inline(always)]
+pub fn read(ctx: &XdpContext, run: &Run) -> Step {
+    if !run.is_known() {
+        return Step::Done(Outcome::pass(Reason::Unattached));
+    }
+    let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
+    // SAFETY: the element is this CPU's alone, and a program does not interrupt itself.
+    let Memory { packet, scratch } = unsafe { &mut *memory };
+    *packet = Packet::default();
+    scratch.ended = 0;
+    scratch.stage = STAGE_NEW;
+    if let Err(reason) = wire::parse(&mut frame::FrameCursor::new(ctx), packet) {
+        return Step::Done(unreadable(run, reason));
+    }
+    if packet.is_martian() {
+        return Step::Done(by_policy(run, PolicyClass::Martian, Reason::Martian));
+    }
+    if packet.destination_mac == run.mac && packet.fragment == Fragment::No && packet.has_ports() {
+        Step::Known
+    } else {
+        Step::Filter
+    }
+}
+
+/// Decides a packet by the flow tables.
+#[inline(always)]
+pub fn known_packet(ctx: &XdpContext, run: &Run) -> Step {
+    let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
+    // SAFETY: as above; the description was made by `read` for this frame.
+    let Memory { packet, scratch } = unsafe { &mut *memory };
+    match known::packet(ctx, run, packet, scratch) {
+        known::Found::Decided(outcome) => return Step::Done(outcome),
+        known::Found::Old => scratch.stage = STAGE_RECHECK,
+        known::Found::Ended => {
+            scratch.stage = STAGE_NEW;
+            scratch.ended = 1;
+        }
+        known::Found::Nothing => scratch.stage = STAGE_NEW,
+    }
+    Step::Filter
+}
+
+/// Asks the filter about a packet.
+#[inline(always)]
+pub fn filter(ctx: &XdpContext, run: &Run) -> Step {
+    let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
+    // SAFETY: as above.
+    let Memory { packet, scratch } = unsafe { &mut *memory };
+    if !classify::allows(run, packet, frame::length(ctx)) {
+        return Step::Done(Outcome::drop(Reason::FilterDrop));
+    }
+    if scratch.stage == STAGE_RECHECK {
+        scratch.stage = STAGE_RECHECKED;
+        scratch.allowed = run.generation;
+        return Step::Known;
+    }
+    Step::New
+}
+
+/// Decides a packet that belongs to no flow and that the filter allows.
+#[inline(always)]
+pub fn new_packet(ctx: &XdpContext, run: &Run) -> Outcome {
+    let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Outcome::drop(Reason::Internal) };
+    // SAFETY: as above.
+    let Memory { packet, scratch } = unsafe { &mut *memory };
+    if packet.destination_mac != run.mac {
+        return Outcome::pass(Reason::NotOurMac);
+    }
+    if packet.fragment == Fragment::Later {
+        return by_policy(run, PolicyClass::Fragment, Reason::Fragment);
+    }
+    if !packet.has_ports() {
+        return Outcome::pass(Reason::NotTcpUdp);
+    }
+    let found = service(run, packet);
+    if found == NO_SERVICE {
+        return Outcome::pass(if scratch.ended == 0 { Reason::NoService } else { Reason::ForwardRemoved });
+    }
+    let (kind, index) = ((found >> 16) as u8, found as u16);
+    if packet.fragment == Fragment::First {
+        return by_policy(run, PolicyClass::Fragment, Reason::FragmentedService);
+    }
+    if packet.is_unspecified() {
+        return by_policy(run, PolicyClass::Martian, Reason::Martian);
+    }
+    if packet.version == 6 && packet.key.protocol == UDP && packet.no_udp_checksum {
+        return Outcome::drop(Reason::UdpZeroChecksum);
+    }
+    if kind == ServiceKind::Echo as u8 {
+        echo::packet(ctx, run, packet, index)
+    } else {
+        new::packet(ctx, run, packet, index, scratch)
+    }
+}
+
+/// Answer of [`service`]: there is none.
+const NO_SERVICE: u32 = u32::MAX;
+
+/// The service that `packet` is addressed to: its index, and its kind in bits 16 to 23.
+#[inline(never)]
+fn service(run: &Run, packet: &Packet) -> u32 {
+    let slot = run.slot();
+    let Some(rules) = RULE_SETS.get(slot) else { return NO_SERVICE };
+    let found = services::find(
+        &packet.key.destination,
+        packet.key.protocol,
+        packet.destination_port(),
+        rules.services,
+        |position| SERVICES.get(slot * MAX_SERVICES + (position & (MAX_SERVICES - 1))),
+    );
+    match found {
+        Some(service) => (service.kind as u32) << 16 | service.index as u32,
+        None => NO_SERVICE,
+    }
+}
+
+/// A frame without a five-tuple.
+#[inline(always)]
+fn unreadable(run: &Run, reason: Reason) -> Outcome {
+    match reason {
+        Reason::Malformed => by_policy(run, PolicyClass::Malformed, reason),
+        Reason::DeepVlan => by_policy(run, PolicyClass::DeepVlan, reason),
+        Reason::SourceRoute => by_policy(run, PolicyClass::SourceRoute, reason),
+        Reason::Ipv6Extensions => by_policy(run, PolicyClass::Ipv6Extensions, reason),
+        Reason::TinyFragment => by_policy(run, PolicyClass::TinyFragment, reason),
+        _ => Outcome::pass(reason),
+    }
+}
+
+/// The operator's choice for a class of frames.
+#[inline(always)]
+pub fn by_policy(run: &Run, class: PolicyClass, reason: Reason) -> Outcome {
+    let drop = run.config.policies[class as usize] == Policy::Drop as u32;
+    Outcome::new(if drop { Verdict::Drop } else { Verdict::Pass }, reason)
+}

@@ -1,0 +1,106 @@
+//! Applying a flow's translation to the frame and sending it, for the slow program.
+
+use aya_ebpf::programs::XdpContext;
+use netfast_common::{
+    Reason,
+    abi::FlowKey,
+    checksum::Delta,
+    rewrite,
+    wire::{Packet, UDP},
+};
+
+use crate::{
+    account::{self, Outcome},
+    egress,
+    frame::{self, Header},
+    hops,
+    maps::TARGET_COUNTERS,
+    run::Run,
+};
+
+/// Sends `packet` with the addresses and ports of `new` by next hop `hop`. `direction`: see `flow::ORIGINAL`.
+#[inline(always)]
+pub fn forward(
+    ctx: &XdpContext,
+    run: &Run,
+    packet: &Packet,
+    new: &FlowKey,
+    hop: u16,
+    target: u16,
+    direction: u8,
+) -> Outcome {
+    if packet.ttl <= 1 {
+        return Outcome::drop(Reason::TtlExpired);
+    }
+    let length = frame::length(ctx);
+    let l3 = packet.l3 as usize & 0x1f;
+    let next_hop = match hops::usable(hop) {
+        Ok(next_hop) => next_hop,
+        Err(reason) => return Outcome::drop(reason),
+    };
+    if next_hop.mtu != 0 && length > next_hop.mtu as usize + l3 {
+        return Outcome::drop(Reason::MtuExceeded);
+    }
+    let rewritten = if packet.version == 4 { put4(ctx, packet, new, l3) } else { put6(ctx, packet, new, l3) };
+    if rewritten.is_none() {
+        return Outcome::drop(Reason::Internal);
+    }
+    let reason = if direction == 0 { Reason::Forwarded } else { Reason::Reply };
+    let outcome = egress::send(ctx, l3, next_hop, run.ifindex, reason);
+    account::add(&TARGET_COUNTERS, target as u32 * 2 + direction as u32, length);
+    outcome
+}
+
+/// The native word at `offset` of an address.
+#[inline(always)]
+const fn word(address: &[u8; 16], offset: usize) -> u32 {
+    u32::from_ne_bytes([address[offset], address[offset + 1], address[offset + 2], address[offset + 3]])
+}
+
+/// A 16-byte address as four native words.
+#[inline(always)]
+pub const fn words(address: &[u8; 16]) -> [u32; 4] {
+    [word(address, 0), word(address, 4), word(address, 8), word(address, 12)]
+}
+
+/// The IPv4 address in a 16-byte one, as a native word.
+#[inline(always)]
+pub const fn word4(address: &[u8; 16]) -> u32 {
+    word(address, 12)
+}
+
+#[inline(always)]
+fn ports_of(key: &FlowKey) -> u32 {
+    let (s, d) = (key.source_port, key.destination_port);
+    u32::from_ne_bytes([s[0], s[1], d[0], d[1]])
+}
+
+#[inline(always)]
+fn put4(ctx: &XdpContext, packet: &Packet, new: &FlowKey, l3: usize) -> Option<()> {
+    let mut header = Header::<20>::at(ctx, l3)?;
+    let pseudo = rewrite::ipv4(&mut header, word4(&new.source), word4(&new.destination));
+    put_transport(ctx, packet, ports_of(new), pseudo)
+}
+
+#[inline(always)]
+fn put6(ctx: &XdpContext, packet: &Packet, new: &FlowKey, l3: usize) -> Option<()> {
+    let mut header = Header::<40>::at(ctx, l3)?;
+    let pseudo = rewrite::ipv6(&mut header, words(&new.source), words(&new.destination));
+    put_transport(ctx, packet, ports_of(new), pseudo)
+}
+
+/// Ports and checksum of TCP and UDP.
+#[inline(always)]
+fn put_transport(ctx: &XdpContext, packet: &Packet, ports: u32, pseudo: Delta) -> Option<()> {
+    let l4 = packet.l4 as usize;
+    if packet.key.protocol == UDP {
+        let mut header = Header::<8>::at(ctx, l4)?;
+        let delta = rewrite::ports(&mut header, ports, pseudo);
+        header.set(6, delta.apply_udp(header.get(6)));
+    } else {
+        let mut header = Header::<18>::at(ctx, l4)?;
+        let delta = rewrite::ports(&mut header, ports, pseudo);
+        header.set(16, delta.apply(header.get(16)));
+    }
+    Some(())
+}
