@@ -18,7 +18,8 @@ use crate::{interrupt, workspace};
 /// `cargo`, as the one that runs us.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(workspace::root());
+    // What is built decides nothing about the user's toolchains; see `toolchain::forget_outer_cargo`.
+    command.current_dir(workspace::root()).env("RUSTUP_AUTO_INSTALL", "0");
     command
 }
 

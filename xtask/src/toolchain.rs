@@ -281,7 +281,12 @@ impl Toolchain {
 ///
 /// Its RUSTFLAGS are the host's; its wrapper may be clippy-driver; its RUSTC is another one. What a user sets to reach
 /// a registry or to colour the output stays.
+///
+/// RUSTUP_TOOLCHAIN has to stay: without it rustup obeys the `rust-toolchain.toml` of whatever crate is being compiled,
+/// and some ask for components, for which rustup would replace the user's toolchain by the newest. For the same reason
+/// it is told to install nothing by itself.
 pub fn forget_outer_cargo(command: &mut Command) {
+    command.env("RUSTUP_AUTO_INSTALL", "0");
     const KEPT: [&str; 7] = [
         "CARGO_HOME",
         "CARGO_HTTP_",
@@ -291,7 +296,7 @@ pub fn forget_outer_cargo(command: &mut Command) {
         "CARGO_SOURCE_",
         "CARGO_TERM_",
     ];
-    const DROPPED: [&str; 20] = [
+    const DROPPED: [&str; 19] = [
         "RUSTC",
         "RUSTC_BOOTSTRAP",
         "RUSTC_LINKER",
@@ -300,7 +305,6 @@ pub fn forget_outer_cargo(command: &mut Command) {
         "RUSTDOC",
         "RUSTDOCFLAGS",
         "RUSTFLAGS",
-        "RUSTUP_TOOLCHAIN",
         "CLIPPY_ARGS",
         "CLIPPY_CONF_DIR",
         "DEBUG",
