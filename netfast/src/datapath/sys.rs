@@ -276,7 +276,7 @@ pub(super) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(Command::ObjectPin, &mut attributes).map(drop)
 }
 
-/// What kind of object a BPF descriptor is, as /proc tells it (`bpf-map`, `bpf-prog`, `bpf_link`).
+/// What kind of object a BPF descriptor is, as /proc tells it (`bpf-map`, `bpf-prog`, `bpf-link`).
 pub(super) fn kind(fd: BorrowedFd<'_>) -> io::Result<String> {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
     let text = link.to_string_lossy();
@@ -339,7 +339,8 @@ struct LinkInfo {
 
 /// Interface of an XDP link (0: the interface is gone, the link "severed"); `None` if it is no XDP link.
 pub(super) fn xdp_link_ifindex(link: BorrowedFd<'_>) -> io::Result<Option<u32>> {
-    if kind(link)? != "bpf_link" {
+    // The kernel names a link's descriptor one way when it is made and the other way when its pin is opened.
+    if !matches!(kind(link)?.as_str(), "bpf_link" | "bpf-link") {
         return Ok(None);
     }
     let info: LinkInfo = info(link)?;
