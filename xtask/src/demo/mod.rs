@@ -117,8 +117,8 @@ fn tell(binary: &Path, keep: bool) -> Result<()> {
         Ok(())
     });
     let agent = chapters::tell(&mut story, &bed, &world, binary, baseline.as_ref(), keep)?;
-    let kept = keep && story.holds();
-    if kept {
+    story.end()?;
+    if keep {
         if let Some(agent) = agent {
             agent.detach();
         }
@@ -126,7 +126,7 @@ fn tell(binary: &Path, keep: bool) -> Result<()> {
         what_to_type(&bed, binary);
         bed.keep();
     }
-    story.end()
+    Ok(())
 }
 
 fn what_to_type(bed: &Testbed, binary: &Path) {
