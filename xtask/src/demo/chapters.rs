@@ -226,7 +226,9 @@ impl Cast<'_> {
             story,
             &["echo", "add", "192.0.2.10:7", "--allow", "198.51.100.0/24", "--rate", "1000000"],
         )?;
-        story.say("One second of UDP packets of 512 bytes from the client, each after the echo of the one before:");
+        story.say(
+            "One second of UDP packets of 512 bytes from the client, each after the echo of the one before:",
+        );
         let echoes = traffic::echo(&self.world.client, service(7), Duration::from_secs(1), 512)?;
         story.check(
             echoes.lost == 0,
