@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{failure::Outcome, files, filter, output::Output, units::plural};
 use crate::{
-    api::types::SCHEMA_VERSION,
+    api::types::{Rules, SCHEMA_VERSION},
     config::{self, agent::AgentConfig},
     rules::check,
 };
@@ -14,7 +14,7 @@ use crate::{
 /// Checks a rules file or an agent.toml without an agent
 ///
 /// Finds what apply would reject, and warns of rules that are shadowed, duplicate or unused. Which of the two a file is
-/// shows by its contents. Exit code 3: the file would be rejected.
+/// shows by its contents; a rules_file that an agent.toml names is checked with it. Exit code 3: the file would be rejected.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -50,17 +50,22 @@ impl Check {
         let (name, text) = files::read(&self.file)?;
         let (kind, warnings, what) = if self.agent || is_agent(&self.file, &text) {
             let config = AgentConfig::parse(&name, &text)?;
-            let what = plural(config.interfaces.len() as u64, "interface");
-            ("agent", Vec::new(), what)
+            let mut what = plural(config.interfaces.len() as u64, "interface");
+            let mut warnings = Vec::new();
+            if let Some(path) = &config.rules_file {
+                // The agent would refuse the one with the other.
+                if path.exists() {
+                    let rules = files::rules(path)?;
+                    warnings = check::warnings(&rules);
+                    what = format!("{what}; {}: {}", path.display(), contents(&rules));
+                } else {
+                    warnings.push(format!("rules_file {} does not exist", path.display()));
+                }
+            }
+            ("agent", warnings, what)
         } else {
             let rules = config::rules::parse(&name, &text)?;
-            let what = format!(
-                "{}, {}, {}",
-                plural(rules.forwards.len() as u64, "forward"),
-                plural(rules.echoes.len() as u64, "echo reflector"),
-                filter::rules(rules.filters.len())
-            );
-            ("rules", check::warnings(&rules), what)
+            ("rules", check::warnings(&rules), contents(&rules))
         };
         for warning in &warnings {
             output.warning(&format!("{name}: {warning}"));
@@ -70,6 +75,15 @@ impl Check {
         }
         output.done(&format!("{name}: good ({kind}: {what})"))
     }
+}
+
+fn contents(rules: &Rules) -> String {
+    format!(
+        "{}, {}, {}",
+        plural(rules.forwards.len() as u64, "forward"),
+        plural(rules.echoes.len() as u64, "echo reflector"),
+        filter::rules(rules.filters.len())
+    )
 }
 
 /// Whether the file is an agent.toml: by what it holds, and if that says nothing by its name.

@@ -76,8 +76,9 @@ fn page(output: Output, status: &types::Status) -> String {
         units::seconds(status.uptime_seconds),
         status.pid
     );
+    let paint = if status.ready { Paint::Yellow } else { Paint::Red };
     for problem in &status.problems {
-        let _ = writeln!(text, "  {} {problem}", output.paint(Paint::Red, "!"));
+        let _ = writeln!(text, "  {} {problem}", output.paint(paint, "!"));
     }
     text.push('\n');
     let _ = if status.revision == status.applied_revision {
@@ -115,30 +116,29 @@ fn page(output: Output, status: &types::Status) -> String {
     }
     let mut columns = vec!["INTERFACE", "MODE", "DRIVER", "LINK", "MTU"];
     if output.is_wide() {
-        columns.extend(["IFINDEX", "ASKED"]);
+        columns.extend(["IFINDEX", "ASKED", "PROBLEM"]);
     }
-    columns.push("PROBLEM");
     let rows = status
         .interfaces
         .iter()
         .map(|interface| {
+            // Of one that does not exist there is nothing to tell.
+            let known = |text: String| if interface.ifindex == 0 { "-".to_owned() } else { text };
             let mut row = vec![
                 interface.name.clone(),
                 interface.attached.map_or_else(|| "not attached".to_owned(), |mode| mode.to_string()),
-                interface.driver.clone(),
-                if interface.up { "up" } else { "down" }.to_owned(),
-                interface.mtu.to_string(),
+                known(interface.driver.clone()),
+                known(if interface.up { "up" } else { "down" }.to_owned()),
+                known(interface.mtu.to_string()),
             ];
             if output.is_wide() {
-                row.extend([interface.ifindex.to_string(), interface.mode.to_string()]);
+                row.push(known(interface.ifindex.to_string()));
+                row.push(interface.mode.to_string());
+                row.push(interface.problem.clone().unwrap_or_default());
             }
-            row.push(interface.problem.clone().unwrap_or_default());
             row
         })
         .collect();
-    if status.interfaces.iter().all(|interface| interface.problem.is_none()) {
-        columns.pop();
-    }
     text.push_str(&output.table_text(&columns, &["MTU", "IFINDEX"], rows));
     text
 }

@@ -137,6 +137,14 @@ fn check_needs_no_agent_and_tells_warnings() {
 
     let agent = mock.file("any.toml", "[[interface]]\nname = \"eth0\"\n");
     assert_eq!(mock.run(&format!("check {agent}")).good(), format!("{agent}: good (agent: 1 interface)\n"));
+    // With the rules file that it names.
+    let with = |rules: &str| mock.file("with.toml", &format!("rules_file = \"{rules}\"\n"));
+    let ran = mock.run(&format!("check {}", with(&file)));
+    assert!(ran.code == 0 && ran.out.contains("1 forward, 0 echo reflectors"), "{ran:?}");
+    let ran = mock.run(&format!("check {}", with("/nonexistent/rules.toml")));
+    assert!(ran.code == 0 && ran.err.contains("/nonexistent/rules.toml does not exist"), "{ran:?}");
+    let bad = mock.file("bad.toml", BAD);
+    assert!(mock.run(&format!("check {}", with(&bad))).bad(3).starts_with(&format!("{bad}:4:1: ")));
     let empty = mock.file("empty.toml", "");
     assert!(mock.run(&format!("check {empty}")).good().contains("(rules: "));
     assert!(mock.run(&format!("check --agent {empty}")).good().contains("(agent: "));
