@@ -143,7 +143,7 @@ async fn run_async(config: &AgentConfig, options: Options) -> Result<(), AgentEr
     let (stop, stopped) = watch::channel(None);
     let listener = server::bind(&config.agent.socket(), &config.agent.socket_group)
         .map_err(|error| AgentError::Io { what: "listen on", path: config.agent.socket(), error })?;
-    let api = Api { shared: Arc::clone(&shared), engine: engine.clone(), stop: stop.clone() };
+    let api = Api { shared: Arc::clone(&shared), engine: engine.clone(), options, stop: stop.clone() };
     let server_task = tokio::spawn(server::serve(listener, Arc::new(api), stopped.clone()));
     if config.metrics.enabled {
         tokio::spawn(serve_metrics(Arc::clone(&shared), config.metrics.clone()));
@@ -303,6 +303,7 @@ impl Signals {
 struct Api {
     shared: Arc<Shared>,
     engine: Engine,
+    options: Options,
     stop: watch::Sender<Option<bool>>,
 }
 
@@ -348,7 +349,8 @@ impl Service for Api {
 
     fn stop(&self, request: StopRequest) -> StopReply {
         // The answer is sent before the server ends.
-        let _ = self.stop.send(Some(request.detach));
-        StopReply { schema_version: SCHEMA_VERSION, pid: std::process::id(), detach: request.detach }
+        let detach = request.detach || self.options.detach;
+        let _ = self.stop.send(Some(detach));
+        StopReply { schema_version: SCHEMA_VERSION, pid: std::process::id(), detach }
     }
 }

@@ -847,7 +847,7 @@ pub struct StopReply {
     pub schema_version: u32,
     /// Process id of the agent that ends.
     pub pid: u32,
-    /// As asked.
+    /// Whether it detaches: because it was asked to, or was started with `--detach`.
     pub detach: bool,
 }
 
