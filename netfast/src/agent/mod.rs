@@ -198,7 +198,8 @@ fn datapath_options(config: &AgentConfig) -> DatapathOptions {
     }
 }
 
-fn settings(config: &AgentConfig) -> Settings {
+/// What of the configuration concerns the program.
+pub(crate) fn settings(config: &AgentConfig) -> Settings {
     let timeouts = &config.timeouts;
     Settings {
         nat_ports: config.nat.ports.low..=config.nat.ports.high,

@@ -238,7 +238,7 @@ fn mtu_limit(driver: &str) -> u32 {
 }
 
 /// Fills the tables that the program looks into for a frame's interface; tells whether they were filled before.
-fn register(datapath: &Datapath, link: &Link) -> Result<bool, AttachError> {
+pub(super) fn register(datapath: &Datapath, link: &Link) -> Result<bool, AttachError> {
     let slot = link.ifindex & (IFINDEX_SLOTS - 1);
     let present = datapath.maps.interfaces.get(slot).unwrap_or_default();
     let was_there = present.ifindex == link.ifindex;
@@ -272,6 +272,12 @@ fn register(datapath: &Datapath, link: &Link) -> Result<bool, AttachError> {
             error,
         })?;
     Ok(was_there)
+}
+
+/// The MAC address that the program knows an interface by.
+pub(super) fn mac(datapath: &Datapath, ifindex: u32) -> Option<[u8; 6]> {
+    let present = datapath.maps.interfaces.get(ifindex & (IFINDEX_SLOTS - 1))?;
+    (present.ifindex == ifindex).then_some(present.mac)
 }
 
 /// Follows a change of the interface's MAC address.

@@ -18,7 +18,7 @@ use super::{Datapath, DatapathError, load::chain, lock};
 /// packet, and learned next hops are found in `HOP_INDEX`. Those dropped are counted.
 const WAITING: usize = 4096;
 
-fn event(record: &[u8]) -> Option<abi::Event> {
+pub(super) fn event(record: &[u8]) -> Option<abi::Event> {
     let bytes: &[u8; size_of::<abi::Event>()] = record.first_chunk()?;
     // SAFETY: the chunk is as long as the event, which is valid for any bit pattern; the read needs no alignment.
     Some(unsafe { bytes.as_ptr().cast::<abi::Event>().read_unaligned() })
@@ -77,7 +77,7 @@ impl Datapath {
         Ok(())
     }
 
-    fn take_ring(&self, name: &str) -> Result<RingBuf<MapData>, DatapathError> {
+    pub(super) fn take_ring(&self, name: &str) -> Result<RingBuf<MapData>, DatapathError> {
         let map = lock(&self.loaded)
             .ebpf
             .take_map(name)

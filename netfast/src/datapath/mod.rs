@@ -16,6 +16,7 @@ mod mapped;
 mod other;
 mod pins;
 mod publish;
+pub mod sandbox;
 mod settings;
 mod sweep;
 mod sys;

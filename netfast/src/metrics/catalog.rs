@@ -174,9 +174,6 @@ mod tests {
             std::fs::write(path, markdown()).unwrap();
         }
         let present = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            present == markdown(),
-            "docs/metrics.md is not what catalog.rs says: set UPDATE_DOCS=1"
-        );
+        assert!(present == markdown(), "docs/metrics.md is not what catalog.rs says: set UPDATE_DOCS=1");
     }
 }

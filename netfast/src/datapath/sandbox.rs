@@ -1,0 +1,550 @@
+//! One frame at a time through the real programs (BPF_PROG_TEST_RUN): for tools, tests and benchmarks, not for the agent.
+//!
+//! [`Sandbox::enter`] moves the calling *thread* into a network namespace of its own and pins into a BPF file system that
+//! is mounted nowhere, so that nothing of it is seen outside and nothing outlives it; commands that the thread starts
+//! (`ip`) run in there, too. The rules are compiled and published as the agent does it; only the host that they are compiled for is made up: every target has
+//! a next hop whose MAC address is known, unless a test says otherwise.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    io,
+    marker::PhantomData,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
+
+use aya::{
+    TestRun, TestRunOptions,
+    maps::{MapData, RingBuf},
+    programs::Xdp,
+};
+use aya_obj::programs::XdpAttachType;
+use netfast_common::{
+    Reason, Verdict,
+    abi::{self, Event, Flow, FlowKey, HOP_VALID, NextHop},
+};
+use nix::{
+    sched::{CloneFlags, CpuSet, sched_getcpu, sched_setaffinity, unshare},
+    unistd::Pid,
+};
+
+use super::{
+    AttachError, Counters, Datapath, DatapathError, Link, Options, Settings, TableSizes, attach, events,
+    load::{ENTRY, chain},
+    lock,
+    sweep::Table,
+    sys,
+};
+use crate::{
+    agent,
+    api::types::{Count, ErrorBody, Intent, Rules},
+    config::agent::AgentConfig,
+    netlink::HopTable as _,
+    rules::{
+        compile,
+        ids::Ids,
+        images::{HostView, Images, TargetRoute},
+    },
+};
+
+/// Shortest frame that BPF_PROG_TEST_RUN takes: an Ethernet header.
+pub const SHORTEST_FRAME: usize = 14;
+/// Longest frame that an XDP program without frags ever sees: a page less the headroom (256) and the shared info at its
+/// end (320).
+pub const LONGEST_FRAME: usize = 4096 - 256 - 320;
+
+/// Row of the counters for interfaces that were not announced.
+const UNKNOWN_ROW: u16 = abi::MAX_INTERFACES as u16 - 1;
+/// Room that the answer may need beyond the frame: a VLAN tag or two.
+const GROWTH: usize = 64;
+
+/// What goes wrong in a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// Namespaces or the BPF file system.
+    #[error("cannot make a sandbox: {what}: {error}{}", hint(error))]
+    Namespace {
+        /// The step.
+        what: &'static str,
+        /// Its error.
+        error: io::Error,
+    },
+    /// An `ip` command.
+    #[error("`ip {arguments}`: {error}")]
+    Ip {
+        /// What was asked of it.
+        arguments: String,
+        /// What it said.
+        error: String,
+    },
+    /// The datapath.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// An interface.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The rules do not compile.
+    #[error("{}", .0.message)]
+    Rules(ErrorBody),
+    /// The program did not run.
+    #[error("BPF_PROG_TEST_RUN of a frame of {length} bytes: {error}")]
+    Run {
+        /// Length of the frame.
+        length: usize,
+        /// What the kernel said.
+        error: String,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied { " (run it as root)" } else { "" }
+}
+
+/// What became of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// What the program returned (`enum xdp_action`).
+    pub action: u32,
+    /// Everything that was counted on the interface meanwhile; one entry, if all is well.
+    pub counted: Vec<(Verdict, Reason)>,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+}
+
+impl Ran {
+    /// The verdict; `None` is XDP_ABORTED or something that is no verdict at all.
+    pub const fn verdict(&self) -> Option<Verdict> {
+        match self.action {
+            1 => Some(Verdict::Drop),
+            2 => Some(Verdict::Pass),
+            3 => Some(Verdict::Transmit),
+            4 => Some(Verdict::Redirect),
+            _ => None,
+        }
+    }
+
+    /// The reason, if the frame was counted once and under the verdict that was returned.
+    pub fn reason(&self) -> Option<Reason> {
+        match self.counted[..] {
+            [(verdict, reason)] if Some(verdict) == self.verdict() => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// An interface of the sandbox: one end of a veth pair.
+#[derive(Clone, Debug)]
+struct Port {
+    name: String,
+    ifindex: u32,
+    row: u16,
+}
+
+/// The host that rules are compiled for.
+struct Host {
+    ports: Vec<Port>,
+    /// Source addresses of `nat`, IPv4 and IPv6.
+    sources: [IpAddr; 2],
+    /// Index of the next hop by target; `None`: no route.
+    ways: BTreeMap<IpAddr, Option<u16>>,
+}
+
+impl HostView for Host {
+    fn ifindex(&self, name: &str) -> Option<u32> {
+        self.ports.iter().find(|port| port.name == name).map(|port| port.ifindex)
+    }
+
+    fn route(&self, target: IpAddr) -> Option<TargetRoute> {
+        let source = self.sources[usize::from(target.is_ipv6())];
+        self.ways.get(&target).copied().flatten().map(|next_hop| TargetRoute { source, next_hop })
+    }
+}
+
+/// The loaded programs, in a namespace of the thread's own.
+pub struct Sandbox {
+    datapath: Datapath,
+    program: Xdp,
+    events: RefCell<RingBuf<MapData>>,
+    settings: Settings,
+    host: Host,
+    intent: Intent,
+    ids: Ids,
+    /// What the counters of a row stood at after the last run.
+    counted: RefCell<BTreeMap<u16, BTreeMap<(Verdict, Reason), u64>>>,
+    // After everything that holds pins open.
+    _bpffs: Bpffs,
+    /// The namespace is that of one thread.
+    _thread: PhantomData<*const ()>,
+}
+
+/// Source addresses of `nat` until others are set.
+const SOURCES: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1))];
+
+/// The agent's defaults, without the log, which nobody reads here.
+fn default_settings() -> Settings {
+    Settings { log_rate: 0, ..agent::settings(&AgentConfig::default()) }
+}
+
+/// Tables that are large enough for tests, and quickly made.
+pub const SMALL_TABLES: TableSizes =
+    TableSizes { flows: 16_384, half_open: 16_384, cache4_sets: 4096, cache6_sets: 4096 };
+
+impl Sandbox {
+    /// Moves the calling thread into a network namespace of its own, for good, keeps it on the CPU that it is on (the flow cache is
+    /// per CPU) and loads the programs. There is no interface yet, and no rule.
+    ///
+    /// # Errors
+    ///
+    /// Without root, or if the programs do not load.
+    pub fn enter(tables: TableSizes) -> Result<Self, SandboxError> {
+        let namespace = |what, error: nix::Error| SandboxError::Namespace { what, error: error.into() };
+        let cpu = sched_getcpu().map_err(|error| namespace("getcpu", error))?;
+        let mut cpus = CpuSet::new();
+        cpus.set(cpu).map_err(|error| namespace("CPU set", error))?;
+        sched_setaffinity(Pid::from_raw(0), &cpus).map_err(|error| namespace("sched_setaffinity", error))?;
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|error| namespace("unshare", error))?;
+        let bpffs = Bpffs::new()?;
+
+        let options = Options { pin_dir: bpffs.path().join("netfast"), tables };
+        let (datapath, _) = Datapath::open(&options)?;
+        let pin = lock(&datapath.loaded).pins.program(ENTRY);
+        let program = Xdp::from_pin(pin, XdpAttachType::Interface)
+            .map_err(|error| DatapathError::Object(chain(&error)))?;
+        let events = RefCell::new(datapath.take_ring("EVENTS")?);
+        let settings = default_settings();
+        datapath.configure(&settings);
+        Ok(Self {
+            datapath,
+            program,
+            events,
+            settings,
+            host: Host { ports: Vec::new(), sources: SOURCES, ways: BTreeMap::new() },
+            intent: Intent::default(),
+            ids: Ids::default(),
+            counted: RefCell::default(),
+            _bpffs: bpffs,
+            _thread: PhantomData,
+        })
+    }
+
+    /// Back to the beginning: no rules, no flows, no cached lines, default settings, no targets. Interfaces and what the
+    /// program has learned about next hops stay.
+    ///
+    /// # Errors
+    ///
+    /// If a table cannot be written.
+    pub fn reset(&mut self) -> Result<(), SandboxError> {
+        self.configure(|settings| *settings = default_settings());
+        self.host.sources = SOURCES;
+        self.host.ways.clear();
+        self.datapath.set_locals(&[])?;
+        self.publish(&Rules::default())?;
+        self.forget_flows()?;
+        self.forget_lines()?;
+        self.events();
+        Ok(())
+    }
+
+    /// Makes an interface (one end of a veth pair; the other end is called `NAMEp`) that the program knows by `mac`.
+    ///
+    /// # Errors
+    ///
+    /// If the name or the index is taken.
+    pub fn add_interface(&mut self, name: &str, ifindex: u32, mac: [u8; 6]) -> Result<(), SandboxError> {
+        self.ip(&format!("link add {name} index {ifindex} type veth peer name {name}p"))?;
+        let link = Link { name: name.to_owned(), ifindex, mac, mtu: 1500, driver: "veth".to_owned() };
+        attach::register(&self.datapath, &link)?;
+        let row = self.datapath.interface_rows().into_iter().find(|(index, _)| *index == ifindex);
+        let row = row.map(|(_, row)| row).unwrap_or_default();
+        self.host.ports.push(Port { name: name.to_owned(), ifindex, row });
+        Ok(())
+    }
+
+    /// Runs `ip` in the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// What it says.
+    pub fn ip(&self, arguments: &str) -> Result<(), SandboxError> {
+        let failed = |error| SandboxError::Ip { arguments: arguments.to_owned(), error };
+        let output = Command::new("ip")
+            .args(arguments.split_whitespace())
+            .output()
+            .map_err(|error| failed(format!("cannot be run (Debian's package iproute2): {error}")))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+
+    /// The datapath, for what is not offered here.
+    pub const fn datapath(&self) -> &Datapath {
+        &self.datapath
+    }
+
+    /// Changes the settings; they begin as the agent's defaults.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        self.datapath.configure(&self.settings);
+    }
+
+    /// The source address that `nat` uses towards targets of that IP version, from the next publication on.
+    pub fn set_source(&mut self, source: IpAddr) {
+        self.host.sources[usize::from(source.is_ipv6())] = source;
+    }
+
+    /// How a target is reached: changes its next hop at once, its route from the next publication on. `None`: no route.
+    pub fn set_way(&mut self, target: IpAddr, hop: Option<NextHop>) {
+        let Some(hop) = hop else {
+            self.host.ways.insert(target, None);
+            return;
+        };
+        let index = self.host.ways.get(&target).copied().flatten().unwrap_or_else(|| self.free_index());
+        self.datapath.write(index, &hop);
+        self.host.ways.insert(target, Some(index));
+    }
+
+    fn free_index(&self) -> u16 {
+        let used = self.host.ways.values().flatten().copied().max().unwrap_or_default();
+        (used + 1).min(abi::FIRST_LEARNED_HOP as u16 - 1)
+    }
+
+    /// The next hop that a target has if nobody says otherwise: by the interface that was made last, with a MAC address
+    /// ([`mac_of`]) that is known.
+    pub fn default_way(&self, target: IpAddr) -> NextHop {
+        let ifindex = self.host.ports.last().map_or(0, |port| port.ifindex);
+        let source = attach::mac(&self.datapath, ifindex).unwrap_or_default();
+        NextHop { destination: mac_of(target), vlan: 0, source, mtu: 1500, ifindex, flags: HOP_VALID }
+    }
+
+    /// Compiles and publishes rules; returns the generation and the compiler's warnings.
+    ///
+    /// # Errors
+    ///
+    /// If the rules are not valid.
+    pub fn publish(&mut self, rules: &Rules) -> Result<(u32, Vec<String>), SandboxError> {
+        for target in rules.forwards.iter().flat_map(|forward| &forward.targets) {
+            let address = target.address.address;
+            if !self.host.ways.contains_key(&address) {
+                self.set_way(address, Some(self.default_way(address)));
+            }
+        }
+        self.intent.rules = rules.clone();
+        let images: Images =
+            compile::compile(&self.intent, &mut self.ids, &self.host).map_err(SandboxError::Rules)?;
+        Ok((self.datapath.publish(&images), images.warnings))
+    }
+
+    /// Indexes that the rules' objects have in the maps.
+    pub const fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// The counters.
+    pub const fn counters(&self) -> &Counters {
+        self.datapath.counters()
+    }
+
+    /// Changes the MAC address that the program knows an interface by.
+    pub fn set_mac(&self, ifindex: u32, mac: [u8; 6]) {
+        self.datapath.set_interface_mac(ifindex, mac);
+    }
+
+    /// Runs a frame that came in by interface `ifindex`.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not run it: shorter than [`SHORTEST_FRAME`], longer than a page, no such interface.
+    pub fn run(&self, ifindex: u32, frame: &[u8]) -> Result<Ran, SandboxError> {
+        let row =
+            self.host.ports.iter().find(|port| port.ifindex == ifindex).map_or(UNKNOWN_ROW, |port| port.row);
+        let mut out = vec![0; frame.len() + GROWTH];
+        let (action, length, _) = self.test_run(ifindex, frame, Some(&mut out), 1)?;
+        out.truncate(length);
+        Ok(Ran { action, counted: self.count(row), frame: out })
+    }
+
+    /// Runs a frame `times` times in a row and returns the kernel's measure of one run. The frame is not restored
+    /// between runs: from the second one on the program sees what the first one made of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::run`].
+    pub fn repeat(&self, ifindex: u32, frame: &[u8], times: u32) -> Result<Duration, SandboxError> {
+        self.counted.borrow_mut().clear();
+        self.test_run(ifindex, frame, None, times).map(|(_, _, duration)| duration)
+    }
+
+    fn test_run(
+        &self,
+        ifindex: u32,
+        frame: &[u8],
+        out: Option<&mut [u8]>,
+        repeat: u32,
+    ) -> Result<(u32, usize, Duration), SandboxError> {
+        let failed = |error| SandboxError::Run { length: frame.len(), error };
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let end = u32::try_from(frame.len()).map_err(|error| failed(error.to_string()))?;
+        let mut context = Vec::with_capacity(24);
+        for word in [0, end, 0, ifindex, 0, 0] {
+            context.extend_from_slice(&word.to_ne_bytes());
+        }
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: out,
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        let result = self.program.test_run(options).map_err(|error| failed(chain(&error)))?;
+        Ok((result.return_value, result.data_size_out as usize, result.duration))
+    }
+
+    /// What a row has counted since it was looked at last.
+    fn count(&self, row: u16) -> Vec<(Verdict, Reason)> {
+        let now = self.datapath.counters.interface(row);
+        let mut all = self.counted.borrow_mut();
+        let before = all.entry(row).or_default();
+        let mut counted = Vec::new();
+        for (verdict, reason, Count { packets, .. }) in now {
+            let before = before.entry((verdict, reason)).or_default();
+            for _ in *before..packets {
+                counted.push((verdict, reason));
+            }
+            *before = packets;
+        }
+        counted
+    }
+
+    /// Events that the program has sent since the last call.
+    pub fn events(&self) -> Vec<Event> {
+        let mut ring = self.events.borrow_mut();
+        let mut events = Vec::new();
+        while let Some(record) = ring.next() {
+            events.extend(events::event(&record));
+        }
+        events
+    }
+
+    /// All entries of the flow tables, both directions: `(confirmed, key, entry)`.
+    ///
+    /// # Errors
+    ///
+    /// If a table cannot be read.
+    pub fn flows(&self) -> Result<Vec<(bool, FlowKey, Flow)>, SandboxError> {
+        let mut all = Vec::new();
+        for (table, confirmed) in [(Table::Confirmed, true), (Table::HalfOpen, false)] {
+            let mut batches = sys::Batches::<FlowKey, Flow>::new(self.datapath.table(table), 1024);
+            let walk = |error| DatapathError::Kernel { call: "walk over a flow table", error };
+            while let Some((keys, flows)) = batches.next().map_err(walk)? {
+                all.extend(keys.iter().zip(flows).map(|(key, flow)| (confirmed, *key, *flow)));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes all entries out of the flow tables. Cached lines stay.
+    ///
+    /// # Errors
+    ///
+    /// If a table cannot be written.
+    pub fn forget_flows(&self) -> Result<(), SandboxError> {
+        for (_, key, _) in self.flows()? {
+            self.forget_entry(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one entry out of the flow tables, wherever it is.
+    ///
+    /// # Errors
+    ///
+    /// If a table cannot be written.
+    pub fn forget_entry(&self, key: &FlowKey) -> Result<(), SandboxError> {
+        for table in [Table::Confirmed, Table::HalfOpen] {
+            sys::delete(self.datapath.table(table), key)
+                .map_err(|error| DatapathError::Kernel { call: "removal of a flow", error })?;
+        }
+        Ok(())
+    }
+
+    /// Voids the cached lines of this CPU: the next packet of every flow goes by the flow tables.
+    ///
+    /// # Errors
+    ///
+    /// If the cache cannot be written.
+    pub fn forget_lines(&self) -> Result<(), SandboxError> {
+        let failed = |error| DatapathError::Kernel { call: "clearing of the flow cache", error };
+        let loaded = lock(&self.datapath.loaded);
+        let cpu = sched_getcpu().map_err(|error| failed(error.into()))? as u32;
+        let [stride4, stride6] = self.datapath.cache_strides;
+        let cache = loaded.map_fd("CACHE4")?;
+        for set in cpu * stride4..(cpu + 1) * stride4 {
+            sys::update(cache.as_fd(), &set, &abi::CacheSet4::default(), sys::Existing::Replace)
+                .map_err(failed)?;
+        }
+        let cache = loaded.map_fd("CACHE6")?;
+        for set in cpu * stride6..(cpu + 1) * stride6 {
+            sys::update(cache.as_fd(), &set, &abi::CacheSet6::default(), sys::Existing::Replace)
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// The MAC address that the sandbox makes up for an address: locally administered, from the address's last bytes.
+pub const fn mac_of(address: IpAddr) -> [u8; 6] {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            [0x02, 0x04, a, b, c, d]
+        }
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            [0x02, 0x06, a, b, c, d]
+        }
+    }
+}
+
+/// A BPF file system that is mounted nowhere: it is reached through this descriptor and goes with it.
+struct Bpffs(OwnedFd);
+
+impl Bpffs {
+    fn new() -> Result<Self, SandboxError> {
+        let made = |what, result: libc::c_long| {
+            // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+            i32::try_from(result)
+                .ok()
+                .filter(|fd| *fd >= 0)
+                .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+                .ok_or_else(|| SandboxError::Namespace { what, error: io::Error::last_os_error() })
+        };
+        // SAFETY: the name ends with a zero byte.
+        let context =
+            made("fsopen", unsafe { libc::syscall(libc::SYS_fsopen, c"bpf".as_ptr(), FSOPEN_CLOEXEC) })?;
+        let (raw, none) = (context.as_raw_fd(), std::ptr::null::<libc::c_char>());
+        // SAFETY: the command takes neither key nor value.
+        let created = unsafe { libc::syscall(libc::SYS_fsconfig, raw, FSCONFIG_CMD_CREATE, none, none, 0) };
+        if created < 0 {
+            return Err(SandboxError::Namespace { what: "fsconfig", error: io::Error::last_os_error() });
+        }
+        // SAFETY: no pointers.
+        made("fsmount", unsafe { libc::syscall(libc::SYS_fsmount, raw, FSMOUNT_CLOEXEC, 0) }).map(Self)
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+}
+
+/// `FSOPEN_CLOEXEC` of linux/mount.h.
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+/// `FSMOUNT_CLOEXEC`.
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+/// `FSCONFIG_CMD_CREATE`.
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
