@@ -102,35 +102,38 @@ fn an_interface_that_cannot_be_attached_is_explained() -> Result<()> {
     agent.wait_status("wan0", |status| status.ready)?;
 
     // 10: an MTU beyond a page.
-    topology.host.ip(&["link", "set", "dev", "lan0", "mtu", "9000"])?;
-    let output = agent.cli(&["attach", "lan0"])?;
+    topology.bed.veth((&topology.target, "eth1"), (&topology.host, "lan1"))?;
+    for (namespace, device) in [(&topology.host, "lan1"), (&topology.target, "eth1")] {
+        namespace.ip(&["link", "set", "dev", device, "mtu", "9000"])?;
+    }
+    let output = agent.cli(&["attach", "lan1"])?;
     let text = stderr(&output);
     assert_eq!(Some(3), output.status.code(), "{text}");
-    assert!(text.contains("the MTU of lan0 is 9000"), "{text}");
+    assert!(text.contains("the MTU of lan1 is 9000"), "{text}");
     let limit = text.split("set it to ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
-    topology.host.ip(&["link", "set", "dev", "lan0", "mtu", &limit])?;
-    topology.target.ip(&["link", "set", "dev", "eth0", "mtu", &limit])?;
-    agent.ok(&["attach", "lan0"])?;
+    topology.host.ip(&["link", "set", "dev", "lan1", "mtu", &limit])?;
+    topology.target.ip(&["link", "set", "dev", "eth1", "mtu", &limit])?;
+    agent.ok(&["attach", "lan1"])?;
     assert_eq!(2, links(&topology));
-    agent.ok(&["detach", "lan0"])?;
+    agent.ok(&["detach", "lan1"])?;
     assert_eq!(1, links(&topology));
 
     // An interface that is not there.
     let output = agent.cli(&["attach", "lan7"])?;
     assert_eq!(Some(4), output.status.code());
     let text = stderr(&output);
-    assert!(text.contains("no interface lan7") && text.contains("lan0, wan0"), "{text}");
+    assert!(text.contains("no interface lan7") && text.contains("wan0, lan0, lan1"), "{text}");
 
     // 9: a driver without native XDP.
-    topology.host.ip(&["link", "add", "dum0", "type", "dummy"])?;
-    let output = agent.cli(&["attach", "dum0"])?;
+    topology.host.ip(&["link", "add", "br0", "type", "bridge"])?;
+    let output = agent.cli(&["attach", "br0"])?;
     let text = stderr(&output);
     assert_eq!(Some(3), output.status.code(), "{text}");
-    assert!(text.contains("dummy") && text.contains("--mode generic"), "{text}");
-    agent.ok(&["attach", "dum0", "--mode", "auto"])?;
+    assert!(text.contains("driver bridge") && text.contains("--mode generic"), "{text}");
+    agent.ok(&["attach", "br0", "--mode", "auto"])?;
     let status = agent.status()?;
-    let dummy = status.interfaces.iter().find(|interface| interface.name == "dum0").unwrap();
-    assert_eq!(Some(AttachMode::Generic), dummy.attached);
+    let bridge = status.interfaces.iter().find(|interface| interface.name == "br0").unwrap();
+    assert_eq!(Some(AttachMode::Generic), bridge.attached);
 
     // agent.toml has the last word on its own interfaces.
     assert_eq!(Some(3), agent.cli(&["detach", "wan0"])?.status.code());
@@ -153,7 +156,11 @@ fn an_interface_comes_back() -> Result<()> {
     // 13: deleted and made again.
     topology.host.ip(&["link", "del", "lan9"])?;
     let status = agent.wait_status("the loss", |status| !status.ready)?;
-    assert!(status.problems.iter().any(|problem| problem.contains("no interface lan0")), "{:?}", status.problems);
+    assert!(
+        status.problems.iter().any(|problem| problem.contains("no interface lan0")),
+        "{:?}",
+        status.problems
+    );
     wait_for("its link to go", PATIENCE, || Ok((links(&topology) == 1).then_some(())))?;
     topology.bed.veth((&topology.target, "eth0"), (&topology.host, "lan0"))?;
     agent.wait_status("its return", |status| status.ready)?;
@@ -186,8 +193,20 @@ fn foreign_pins_and_other_layouts_are_refused() -> Result<()> {
     // A map of the same name that somebody else made.
     let path = maps.join("TARGETS");
     topology.host.run(&[
-        "bpftool", "map", "create", path.to_str().unwrap(), "type", "hash", "key", "4", "value", "8", "entries", "16",
-        "name", "foreign",
+        "bpftool",
+        "map",
+        "create",
+        path.to_str().unwrap(),
+        "type",
+        "hash",
+        "key",
+        "4",
+        "value",
+        "8",
+        "entries",
+        "16",
+        "name",
+        "foreign",
     ])?;
     let output = topology.host.command(NETFAST).args(["agent", "--config"]).arg(&config).output()?;
     let text = stderr(&output);
@@ -216,7 +235,11 @@ fn a_host_that_lacks_something_is_told() -> Result<()> {
     fs::write(&config, &text)?;
     let output = topology.host.command(NETFAST).args(["agent", "--config"]).arg(&config).output()?;
     assert_eq!(Some(6), output.status.code());
-    assert!(stderr(&output).contains(&format!("mount -t bpf bpf {}", elsewhere.display())), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains(&format!("mount -t bpf bpf {}", elsewhere.display())),
+        "{}",
+        stderr(&output)
+    );
     // 25: no capability. A user of its own keeps the run directory out of the way.
     let mut command = topology.host.command("setpriv");
     command.args(["--bounding-set=-all", "--inh-caps=-all", NETFAST, "agent", "--config"]).arg(&config);

@@ -1,6 +1,10 @@
 //! The agent's log: to the journal where systemd started it, else to stderr.
 
-use std::{env, io::{self, IsTerminal as _}, os::unix::fs::MetadataExt};
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    os::unix::fs::MetadataExt,
+};
 
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -15,7 +19,10 @@ pub(super) fn start(level: &str) {
     let journal = stderr_is_journal().then(tracing_journald::layer).and_then(Result::ok);
     let layer = match journal {
         Some(journal) => journal.with_syslog_identifier("netfast".to_owned()).boxed(),
-        None => tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).boxed(),
+        None => tracing_subscriber::fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .boxed(),
     };
     // Fails if something logs already, as in a test; then that goes on.
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();

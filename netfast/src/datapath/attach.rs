@@ -52,10 +52,9 @@ pub enum AttachError {
         other: String,
     },
     /// The driver cannot take frames of this size.
-    #[error(
-        "the MTU of {interface} is {mtu}, too large for XDP in the driver {driver}, which needs each frame in one \
-             page: set it to {limit} or less (`ip link set dev {interface} mtu {limit}`)"
-    )]
+    #[error("the MTU of {interface} is {mtu}{}, too large for XDP in the driver {driver}, which needs each frame in one \
+             page: set it to {limit} or less (`ip link set dev {interface} mtu {limit}`)",
+             if driver == "veth" { ", or its peer's is" } else { "" })]
     Mtu {
         /// Name of the interface.
         interface: String,
@@ -206,6 +205,12 @@ fn create(
             made => (made, AttachMode::Native),
         },
     };
+    let too_large = || AttachError::Mtu {
+        interface: link.name.clone(),
+        mtu: link.mtu,
+        driver: link.driver.clone(),
+        limit: mtu_limit(&link.driver),
+    };
     let made = made.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => {
             AttachError::Busy { interface: link.name.clone(), other: other::describe(link.ifindex) }
@@ -214,13 +219,9 @@ fn create(
         Some(libc::EOPNOTSUPP) if mode == AttachMode::Native => {
             AttachError::NoNative { interface: link.name.clone(), driver: link.driver.clone() }
         }
-        // veth says ERANGE, most drivers of cards EINVAL or EOPNOTSUPP.
-        Some(libc::ERANGE | libc::EINVAL) if link.mtu > 1500 => AttachError::Mtu {
-            interface: link.name.clone(),
-            mtu: link.mtu,
-            driver: link.driver.clone(),
-            limit: mtu_limit(&link.driver),
-        },
+        // veth says ERANGE (also for its peer's MTU), most drivers of cards EINVAL or EOPNOTSUPP.
+        Some(libc::ERANGE) => too_large(),
+        Some(libc::EINVAL) if link.mtu > 1500 => too_large(),
         _ => kernel("BPF_LINK_CREATE", error),
     })?;
     sys::pin(made.as_fd(), pin).map_err(|error| kernel("BPF_OBJ_PIN", error))?;

@@ -39,7 +39,8 @@ pub struct Topology {
 impl Topology {
     pub fn new(tag: &str) -> Result<Self> {
         let bed = Testbed::new(tag)?;
-        let (client, host, target) = (bed.namespace("client")?, bed.namespace("host")?, bed.namespace("target")?);
+        let (client, host, target) =
+            (bed.namespace("client")?, bed.namespace("host")?, bed.namespace("target")?);
         host.forwarding()?;
         bed.veth((&client, "eth0"), (&host, "wan0"))?;
         bed.veth((&target, "eth0"), (&host, "lan0"))?;
@@ -65,7 +66,11 @@ impl Topology {
 
     /// Starts an agent on the host with both interfaces attached in native mode, and waits until it is ready.
     pub fn agent(&self) -> Result<Agent> {
-        Agent::start(&self.bed, &self.host, "[[interface]]\nname = \"wan0\"\n[[interface]]\nname = \"lan0\"\n")
+        Agent::start(
+            &self.bed,
+            &self.host,
+            "[[interface]]\nname = \"wan0\"\n[[interface]]\nname = \"lan0\"\n",
+        )
     }
 
     /// Answers UDP datagrams on the target with themselves, until the value goes.
@@ -76,8 +81,9 @@ impl Topology {
              print('ready',flush=True)\n\
              while True:\n d,a=s.recvfrom(65535)\n s.sendto(d,a)"
         );
-        let mut server =
-            self.target.spawn(&format!("echo-{port}"), self.target.command("python3").args(["-c", &program]))?;
+        let mut server = self
+            .target
+            .spawn(&format!("echo-{port}"), self.target.command("python3").args(["-c", &program]))?;
         let log = self.bed.dir().join(format!("echo-{port}.log"));
         server.wait_ready(PATIENCE, || {
             Ok(fs::read_to_string(&log).unwrap_or_default().contains("ready").then_some(()))
@@ -210,7 +216,8 @@ impl Cli {
 
     fn ok(&self, arguments: &[&str]) -> Result<String> {
         let output = self.run(arguments)?;
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "netfast {arguments:?}: {}\n{stderr}{stdout}", output.status);
         Ok(stdout.into_owned())
     }

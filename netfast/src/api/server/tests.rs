@@ -21,7 +21,9 @@ impl Fake {
 
     fn answer<T>(&self, value: T) -> Result<T, ErrorBody> {
         match self.refuse {
-            Some(code) => Err(ErrorBody { code, message: "no".to_owned(), field: Some("forward.web".to_owned()) }),
+            Some(code) => {
+                Err(ErrorBody { code, message: "no".to_owned(), field: Some("forward.web".to_owned()) })
+            }
             None => Ok(value),
         }
     }
