@@ -145,8 +145,8 @@ impl Interfaces {
         let host = netlink.host();
         for ifindex in datapath.attached() {
             let wanted = self.current.values().any(|current| current.ifindex == ifindex);
-            if !(wanted && host.links.contains_key(&ifindex)) {
-                // Not wanted any more, or held by an interface that is gone.
+            if !(wanted && datapath.is_attached(ifindex)) {
+                // Not wanted any more, or of an interface that is gone.
                 detach(datapath, ifindex, &host.name(ifindex));
             }
         }
@@ -164,23 +164,27 @@ impl Interfaces {
         let host = netlink.host();
         let name = &attachment.interface;
         let current = self.current.get(name).cloned();
-        let link = host
-            .by_name(name)
+        // The kernel's word, since the host's state may be some milliseconds old. A severed link holds no interface.
+        let held = current
+            .as_ref()
+            .filter(|current| current.attached.is_some() && datapath.is_attached(current.ifindex))
+            .map(|current| current.ifindex);
+        let link = host.by_name(name).or_else(|| host.links.get(&held?));
+        if let Some(held) = held
+            && link.is_none_or(|link| link.index == held)
+            && current.as_ref().is_some_and(|current| current.mode == attachment.mode)
+        {
             // It may have been renamed: it stays attached.
-            .or_else(|| host.links.get(&current.as_ref().filter(|c| c.attached.is_some())?.ifindex));
+            if let Some(mac) = link.and_then(|link| link.mac) {
+                datapath.set_interface_mac(held, mac);
+            }
+            return;
+        }
         let result = match link {
             None => Err(missing(name, &host)),
             Some(link) => {
-                let attached = current
-                    .as_ref()
-                    .filter(|c| c.ifindex == link.index && c.mode == attachment.mode && c.attached.is_some());
-                if attached.is_some() && datapath.is_attached(link.index) {
-                    if let Some(mac) = link.mac {
-                        datapath.set_interface_mac(link.index, mac);
-                    }
-                    return;
-                }
-                if attached.is_some() {
+                let was = current.as_ref().is_some_and(|c| c.attached.is_some() && c.ifindex == link.index);
+                if was && held.is_none() {
                     tracing::error!("{name}: somebody removed the program; attaching it again");
                 }
                 let attachment = Attachment { interface: link.name.clone(), mode: attachment.mode };
@@ -227,15 +231,10 @@ impl Interfaces {
                     ifindex: current.ifindex,
                     driver: current.driver.clone(),
                     mode: current.mode,
-                    attached: current.attached.filter(|_| link.is_some()),
+                    attached: current.attached,
                     up: link.is_some_and(crate::netlink::Link::usable),
                     mtu: link.map_or(0, |link| link.mtu),
-                    problem: match (&current.problem, link) {
-                        (None, None) => {
-                            Some("the interface is gone; it is attached again when it is back".to_owned())
-                        }
-                        (problem, _) => problem.clone(),
-                    },
+                    problem: current.problem.clone(),
                 }
             })
             .collect()

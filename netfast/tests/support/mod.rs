@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use netns::{Namespace, Process, Testbed, wait_for};
 
 /// Longest time that something may take that takes a second.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
 pub const NETFAST: &str = env!("CARGO_BIN_EXE_netfast");
