@@ -25,7 +25,7 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{
-        signal::Signal,
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{Pid, getuid},
@@ -113,6 +113,7 @@ fn outer(args: &Args) -> Result<u8> {
     // Only the mount point is on the machine's own file system, and it stays empty.
     let dir = TemporaryDir::new()?;
     if args.lifeline {
+        outlive_signals()?;
         let dir = dir.0.clone();
         thread::spawn(move || {
             // Nobody writes: this returns when the other end is closed.
@@ -130,6 +131,18 @@ fn outer(args: &Args) -> Result<u8> {
     }
     let status = command.status().context("cannot run xtask")?;
     Ok(exit_code(status.code(), status.signal()))
+}
+
+/// Signals end the command; this process goes after it, or with the lifeline, and leaves no folder behind.
+fn outlive_signals() -> Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // Not SIG_IGN: the command would inherit that.
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler does nothing.
+        unsafe { sigaction(signal, &action) }.context("sigaction")?;
+    }
+    Ok(())
 }
 
 /// A process that ended by a signal has the exit code that a shell gives it.

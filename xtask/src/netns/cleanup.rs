@@ -27,7 +27,7 @@ use nix::{
 
 use super::{NETNS, ip};
 
-/// Prefix of the names of [`Testbed::fixed`].
+/// Prefix of the names of [`super::Testbed::fixed`].
 pub fn fixed_prefix(tag: &str) -> String {
     format!("nf-{tag}-kept")
 }
@@ -120,7 +120,7 @@ extern "C" fn on_signal(signal: libc::c_int) {
     unsafe { libc::write(WAKE.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
 }
 
-/// From now on an interrupt cleans every live [`Testbed`], then ends the process with 128 + the signal's number.
+/// From now on an interrupt cleans every live [`super::Testbed`], then ends the process with 128 + the signal's number.
 pub(super) fn clean_on_signals() -> Result<()> {
     static DONE: OnceLock<Result<(), String>> = OnceLock::new();
     let install = || -> Result<()> {
