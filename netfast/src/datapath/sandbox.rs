@@ -164,6 +164,9 @@ impl HostView for Host {
     }
 }
 
+/// What a row of the interface counters stands at.
+type Counted = BTreeMap<(Verdict, Reason), u64>;
+
 /// The loaded programs, in a namespace of the thread's own.
 pub struct Sandbox {
     datapath: Datapath,
@@ -174,7 +177,7 @@ pub struct Sandbox {
     intent: Intent,
     ids: Ids,
     /// What the counters of a row stood at after the last run.
-    counted: RefCell<BTreeMap<u16, BTreeMap<(Verdict, Reason), u64>>>,
+    counted: RefCell<BTreeMap<u16, Counted>>,
     // After everything that holds pins open.
     _bpffs: Bpffs,
     /// The namespace is that of one thread.
@@ -250,13 +253,13 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Makes an interface (one end of a veth pair; the other end is called `NAMEp`) that the program knows by `mac`.
+    /// Makes an interface (one end of a veth pair; the other end is called `pINDEX`) that the program knows by `mac`.
     ///
     /// # Errors
     ///
     /// If the name or the index is taken.
     pub fn add_interface(&mut self, name: &str, ifindex: u32, mac: [u8; 6]) -> Result<(), SandboxError> {
-        self.ip(&format!("link add {name} index {ifindex} type veth peer name {name}p"))?;
+        self.ip(&format!("link add {name} index {ifindex} type veth peer name p{ifindex}"))?;
         let link = Link { name: name.to_owned(), ifindex, mac, mtu: 1500, driver: "veth".to_owned() };
         attach::register(&self.datapath, &link)?;
         let row = self.datapath.interface_rows().into_iter().find(|(index, _)| *index == ifindex);

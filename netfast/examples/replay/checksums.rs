@@ -1,0 +1,98 @@
+//! The checksums of a frame, judged by etherparse: nothing here is netfast's own arithmetic.
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+/// What a checksum field says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sum {
+    /// There is none, or it cannot be judged: no such header, a fragment, cut off.
+    None,
+    /// UDP over IPv4 without a checksum (RFC 768).
+    Unused,
+    /// Right.
+    Right,
+    /// Wrong.
+    Wrong,
+}
+
+/// Both checksums of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sums {
+    /// IPv4 header.
+    pub network: Sum,
+    /// TCP or UDP.
+    pub transport: Sum,
+}
+
+impl Sums {
+    /// What was right and is wrong afterwards, in words.
+    pub fn broken(self, after: Self) -> Option<&'static str> {
+        let broken = |before: Sum, after: Sum| match before {
+            Sum::Right => after != Sum::Right,
+            Sum::Unused => after != Sum::Unused,
+            Sum::None | Sum::Wrong => false,
+        };
+        if broken(self.network, after.network) {
+            Some("IPv4 header checksum")
+        } else if broken(self.transport, after.transport) {
+            Some("TCP or UDP checksum")
+        } else {
+            None
+        }
+    }
+}
+
+/// 0000 and FFFF are the same ones' complement number; a receiver accepts either.
+fn same(field: u16, computed: u16) -> Sum {
+    if field == computed || (field == 0 && computed == 0xffff) || (field == 0xffff && computed == 0) {
+        Sum::Right
+    } else {
+        Sum::Wrong
+    }
+}
+
+/// Judges an Ethernet frame.
+pub fn of(frame: &[u8]) -> Sums {
+    let none = Sums { network: Sum::None, transport: Sum::None };
+    let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return none };
+    let Some(net) = &packet.net else { return none };
+    let network = match net {
+        NetSlice::Ipv4(ip) => {
+            same(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum())
+        }
+        _ => Sum::None,
+    };
+    let fragment = match net {
+        NetSlice::Ipv4(ip) => ip.is_payload_fragmented(),
+        NetSlice::Ipv6(ip) => ip.is_payload_fragmented(),
+        NetSlice::Arp(_) => true,
+    };
+    if fragment {
+        return Sums { network, transport: Sum::None };
+    }
+    let transport = match (net, &packet.transport) {
+        (NetSlice::Ipv4(ip), Some(TransportSlice::Udp(udp))) if udp.checksum() != 0 => {
+            let (source, destination) = (ip.header().source(), ip.header().destination());
+            udp.to_header()
+                .calc_checksum_ipv4_raw(source, destination, udp.payload())
+                .map_or(Sum::None, |sum| same(udp.checksum(), sum))
+        }
+        (NetSlice::Ipv4(_), Some(TransportSlice::Udp(_))) => Sum::Unused,
+        (NetSlice::Ipv6(ip), Some(TransportSlice::Udp(udp))) => {
+            let (source, destination) = (ip.header().source(), ip.header().destination());
+            // Over IPv6 a UDP checksum is required: 0 is a wrong one (RFC 8200 8.1).
+            udp.to_header().calc_checksum_ipv6_raw(source, destination, udp.payload()).map_or(
+                Sum::None,
+                |sum| if udp.checksum() == 0 { Sum::Wrong } else { same(udp.checksum(), sum) },
+            )
+        }
+        (NetSlice::Ipv4(ip), Some(TransportSlice::Tcp(tcp))) => tcp
+            .calc_checksum_ipv4(ip.header().source(), ip.header().destination())
+            .map_or(Sum::None, |sum| same(tcp.checksum(), sum)),
+        (NetSlice::Ipv6(ip), Some(TransportSlice::Tcp(tcp))) => tcp
+            .calc_checksum_ipv6(ip.header().source(), ip.header().destination())
+            .map_or(Sum::None, |sum| same(tcp.checksum(), sum)),
+        _ => Sum::None,
+    };
+    Sums { network, transport }
+}

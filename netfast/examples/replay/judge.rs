@@ -1,0 +1,55 @@
+//! What must never be: the rules that every frame is held to.
+
+use netfast::datapath::sandbox::Ran;
+use netfast_common::{Reason, Verdict};
+use serde::Serialize;
+
+use crate::checksums;
+
+/// A rule that a frame broke.
+#[derive(Debug, Serialize)]
+pub struct Violation {
+    /// Number of the frame in the file, from 1.
+    pub frame: u64,
+    /// Which rule: a word.
+    pub kind: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// Holds what became of `input` to the rules.
+pub fn judge(input: &[u8], ran: &Ran) -> Option<(&'static str, String)> {
+    let Some(verdict) = ran.verdict() else {
+        return Some(("aborted", format!("the program returned {} (XDP_ABORTED is 0)", ran.action)));
+    };
+    let Some(reason) = ran.reason() else {
+        let counted = &ran.counted;
+        return Some(("miscounted", format!("the verdict was {}, counted was {counted:?}", verdict.label())));
+    };
+    if reason == Reason::Internal {
+        return Some(("internal", reason.help().to_owned()));
+    }
+    match verdict {
+        Verdict::Drop => None,
+        Verdict::Pass if ran.frame != input => {
+            Some(("passed_changed", format!("{}, but {}", reason.label(), difference(input, &ran.frame))))
+        }
+        Verdict::Pass => None,
+        Verdict::Transmit | Verdict::Redirect => {
+            let (before, after) = (checksums::of(input), checksums::of(&ran.frame));
+            let broken = before.broken(after)?;
+            Some(("wrong_checksum", format!("{}: {broken} was right and left wrong", reason.label())))
+        }
+    }
+}
+
+/// Where two frames differ first.
+fn difference(before: &[u8], after: &[u8]) -> String {
+    if before.len() != after.len() {
+        return format!("its length went from {} to {}", before.len(), after.len());
+    }
+    match before.iter().zip(after).position(|(a, b)| a != b) {
+        Some(at) => format!("byte {at} went from {:02x} to {:02x}", before[at], after[at]),
+        None => "nothing differs".to_owned(),
+    }
+}
