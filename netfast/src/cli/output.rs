@@ -77,6 +77,14 @@ impl Output {
         io::stdout().is_terminal()
     }
 
+    /// Rows of the terminal that stdout is.
+    pub fn rows(self) -> Option<usize> {
+        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: TIOCGWINSZ writes one winsize to where it is told; `size` lives until it has.
+        let asked = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+        (asked == 0 && size.ws_row > 0).then_some(usize::from(size.ws_row))
+    }
+
     /// Text as it is.
     ///
     /// # Errors

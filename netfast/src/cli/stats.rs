@@ -78,12 +78,9 @@ impl Stats {
             } else {
                 let text = page(output, &change, Some(seconds), &self.sections);
                 let text = if text.is_empty() { "nothing to show\n".to_owned() } else { text };
-                let head = format!("netfast, a second, over {seconds:.1} s\n\n");
                 if output.is_terminal() {
-                    // Home, the page, and what an earlier and longer one left is cleared: no flicker.
-                    let page = format!("{head}{text}").replace('\n', "\u{1b}[K\n");
-                    let clear = if shown == 0 { "\u{1b}[2J" } else { "" };
-                    output.text(&format!("{clear}\u{1b}[H{page}\u{1b}[J"))?;
+                    let head = format!("rates over the last {seconds:.1} s; Ctrl-C ends\n\n");
+                    output.text(&screen(&format!("{head}{text}"), output.rows(), shown == 0))?;
                 } else {
                     output.text(&format!("{}{text}", if shown == 0 { "" } else { "\n" }))?;
                 }
@@ -93,6 +90,18 @@ impl Stats {
         }
         Ok(())
     }
+}
+
+/// A page in the place of the one before: home, the page, and what an earlier and longer one left is cleared, so that
+/// nothing flickers. What does not fit would scroll, so it is cut.
+fn screen(page: &str, rows: Option<usize>, first: bool) -> String {
+    let mut lines: Vec<&str> = page.lines().collect();
+    if let Some(fit) = rows.map(|rows| rows.saturating_sub(2)).filter(|fit| *fit > 0 && lines.len() > *fit) {
+        lines.truncate(fit);
+        lines.push("... the terminal ends here; name sections to see less: netfast stats forwards --watch");
+    }
+    let clear = if first { "\u{1b}[2J" } else { "" };
+    format!("{clear}\u{1b}[H{}\u{1b}[K\n\u{1b}[J", lines.join("\u{1b}[K\n"))
 }
 
 /// What `--watch -o json` prints each time: what was counted within the interval (numbers of flows are as they are).
@@ -318,6 +327,15 @@ fn section(output: Output, columns: &[&str], numbers: &[&str], rows: Vec<Vec<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_screen_is_cut_at_the_terminals_end() {
+        let lines = |rows| screen("a\nb\nc\nd\n", rows, true).lines().count();
+        // The page, and a last line without end that only clears.
+        assert_eq!((lines(None), lines(Some(6)), lines(Some(5)), lines(Some(0))), (5, 5, 5, 5));
+        assert!(screen("a\nb\nc\nd\n", Some(5), false).contains("name sections"));
+        assert!(!screen("a\nb\nc\nd\n", Some(6), false).contains("name sections"));
+    }
 
     #[test]
     fn rates_are_differences_and_counters_may_begin_anew() {
