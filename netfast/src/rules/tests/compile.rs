@@ -248,7 +248,8 @@ proptest! {
         let (images, ids) = compiled(&rules);
         for (packet, ifindex) in packets {
             let wanted = rules.filters.iter().position(|rule| means(rule, &packet, ifindex));
-            let got = images.filters.iter().position(|rule| classify::matches(rule, &packet, ifindex));
+            let subject = classify::Subject::new(&packet, ifindex);
+            let got = images.filters.iter().position(|rule| classify::matches(rule, &subject));
             prop_assert_eq!(wanted, got, "{:?}", packet.key);
             if let Some(at) = got {
                 let drops = images.filters[at].action == abi::FILTER_DROP;
@@ -274,12 +275,14 @@ proptest! {
             (None, None) => None,
             (Some(_), Some(_)) => panic!("two services at one port"),
         };
+        // As in the map, there is something behind the last one.
+        let past = abi::Service::default();
         let found = services::find(
             &addr::from_ip(address),
             if tcp { 6 } else { 17 },
             port,
             images.services.len() as u32,
-            |at| images.services.get(at as usize).copied(),
+            |at| Some(images.services.get(at as usize).unwrap_or(&past)),
         );
         prop_assert_eq!(found.map(|s| (s.kind, s.index)), wanted);
     }
@@ -338,18 +341,21 @@ fn rules_by_word_compile() {
         images.filters,
         [abi::FilterRule {
             source: addr::from_v4([203, 0, 113, 0]),
+            // The 96 bits before an IPv4 address, and its own 24.
+            source_mask: [255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0],
             destination: [0; 16],
+            destination_mask: [0; 16],
+            ifindex: 0,
+            ifindex_mask: 0,
             source_ports: [0, 65535],
             destination_ports: [22, 23],
-            ifindex: 0,
-            counter: 0,
             protocol: 6,
-            any_protocol: 0,
-            source_length: 120,
-            destination_length: 0,
-            action: abi::FILTER_DROP,
+            protocol_mask: 255,
             version: 4,
-            pad: 0,
+            version_mask: 255,
+            needs_ports: 1,
+            action: abi::FILTER_DROP,
+            counter: 0,
         }]
     );
 }
