@@ -109,7 +109,9 @@ fn runner(line: &[String]) -> String {
 
 fn outer(args: &Args) -> Result<u8> {
     ensure!(getuid().is_root(), "a sandbox needs root: run this by sudo");
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("prctl")?;
+    if !args.lifeline {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("prctl")?;
+    }
     // Only the mount point is on the machine's own file system, and it stays empty.
     let dir = TemporaryDir::new()?;
     if args.lifeline {
