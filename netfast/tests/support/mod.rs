@@ -117,8 +117,15 @@ impl Agent {
 
     /// Starts one and waits until it answers.
     pub fn start(bed: &Testbed, host: &Namespace, config: &str) -> Result<Self> {
+        Self::start_by(&[], bed, host, config)
+    }
+
+    /// As `start`, by a program that runs it with other privileges: its command line up to netfast's.
+    pub fn start_by(wrapper: &[&str], bed: &Testbed, host: &Namespace, config: &str) -> Result<Self> {
         let config = Self::configure(bed, config)?;
-        let process = host.spawn("agent", host.command(NETFAST).args(["agent", "--config"]).arg(&config))?;
+        let mut words = wrapper.iter().copied().chain([NETFAST, "agent", "--config"]);
+        let mut command = host.command(words.next().unwrap_or_default());
+        let process = host.spawn("agent", command.args(words).arg(&config))?;
         let socket = bed.dir().join("run/netfast.sock");
         let mut agent = Self { process, host: host.clone(), config, socket };
         agent.wait_ready()?;
