@@ -49,9 +49,14 @@ fn build(toolchain: &toolchain::Toolchain) -> io::Result<()> {
 
     let object = toolchain.build(workspace, &target_dir(&out_dir))?;
     // A copy: the shared target folder may be rebuilt by another cargo while rustc reads this one.
-    let copy = out_dir.join("netfast.bpf.o");
-    fs::copy(&object, &copy)?;
-    println!("cargo::rustc-env=NETFAST_EBPF_OBJECT={}", copy.display());
+    for (variable, object) in [
+        ("NETFAST_EBPF_OBJECT", object.clone()),
+        ("NETFAST_BENCH_OBJECT", object.with_file_name("netfast-bench")),
+    ] {
+        let copy = out_dir.join(variable);
+        fs::copy(&object, &copy)?;
+        println!("cargo::rustc-env={variable}={}", copy.display());
+    }
     Ok(())
 }
 

@@ -32,6 +32,14 @@ pub const fn tuple6(words: [u64; 4], ports: u32, udp: bool, seed: u32) -> u32 {
     finish(mix(h, ports as u64 | ((udp as u64) << 32)))
 }
 
+/// A second place for what `hash` gives a first one: independent enough that flows which share the first rarely share
+/// the second.
+#[inline(always)]
+pub const fn second(hash: u32) -> u32 {
+    let h = (hash ^ (hash >> 15)).wrapping_mul(0x85eb_ca6b);
+    h ^ (h >> 13)
+}
+
 /// Seed of the hash that chooses targets: the same on every node, so that all choose alike.
 pub const TARGET_SEED: u32 = 0x6e66_0001;
 

@@ -2,9 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use netfast_common::{
-    abi::{
-        CacheLine4, CacheLine6, CacheSet4, CacheSet6, FlowKey, LineKind, line_tail, tail_kind, tail_stamp,
-    },
+    abi::{CacheLine4, CacheLine6, FlowKey, LineKind, line_tail, tail_generation, tail_kind, tail_stamp},
     hash,
     wire::UDP,
 };
@@ -32,22 +30,49 @@ pub struct Fill {
     pub target: u16,
 }
 
-/// The set of an IPv4 tuple on this CPU.
-#[inline(always)]
-pub fn set4(run: &Run, addresses: u64, ports: u32, udp: bool) -> Option<*mut CacheSet4> {
-    let hash = hash::tuple4(addresses, ports, udp, run.config.seed);
-    // SAFETY: a helper without preconditions.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    CACHE4.get_ptr_mut(cpu * run.config.cache4_stride + (hash & run.config.cache4_mask))
+/// Where a tuple may be cached: in either of two sets of this CPU's part. With one place and half of the lines in use, one
+/// flow in twelve would find its set full; with two, hardly any.
+#[derive(Clone, Copy)]
+pub struct Place {
+    base: u32,
+    hash: u32,
+    mask: u32,
 }
 
-/// The set of an IPv6 tuple on this CPU.
+impl Place {
+    /// The place of an IPv4 tuple.
+    #[inline(always)]
+    pub fn of4(run: &Run, addresses: u64, ports: u32, udp: bool) -> Self {
+        let config = run.config;
+        let hash = hash::tuple4(addresses, ports, udp, config.seed);
+        Self { base: cpu() * config.cache4_stride, hash, mask: config.cache4_mask }
+    }
+
+    /// The place of an IPv6 tuple.
+    #[inline(always)]
+    pub fn of6(run: &Run, words: [u64; 4], ports: u32, udp: bool) -> Self {
+        let config = run.config;
+        let hash = hash::tuple6(words, ports, udp, config.seed);
+        Self { base: cpu() * config.cache6_stride, hash, mask: config.cache6_mask }
+    }
+
+    /// Index of the first set.
+    #[inline(always)]
+    pub const fn first(self) -> u32 {
+        self.base + (self.hash & self.mask)
+    }
+
+    /// Index of the second set.
+    #[inline(always)]
+    pub const fn second(self) -> u32 {
+        self.base + (hash::second(self.hash) & self.mask)
+    }
+}
+
 #[inline(always)]
-pub fn set6(run: &Run, words: [u64; 4], ports: u32, udp: bool) -> Option<*mut CacheSet6> {
-    let hash = hash::tuple6(words, ports, udp, run.config.seed);
+fn cpu() -> u32 {
     // SAFETY: a helper without preconditions.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    CACHE6.get_ptr_mut(cpu * run.config.cache6_stride + (hash & run.config.cache6_mask))
+    unsafe { bpf_get_smp_processor_id() }
 }
 
 /// Whether a line that matched by address and ports may act now.
@@ -64,14 +89,12 @@ fn age(run: &Run, tail: u64) -> u32 {
     run.stamp.wrapping_sub(tail_stamp(tail)) & 0xff_ffff
 }
 
-/// Whether the first way is the one to give up: it is empty, of another generation, or the older one.
+/// Whether a line will never act again.
 #[inline(always)]
-fn replace_first(run: &Run, first: u64, second: u64) -> bool {
-    let dead = |tail: u64| {
-        tail_kind(tail) & 7 == LineKind::Empty as u8
-            || netfast_common::abi::tail_generation(tail) != run.generation as u16
-    };
-    dead(first) || (!dead(second) && age(run, first) > age(run, second))
+fn is_dead(run: &Run, tail: u64) -> bool {
+    tail_kind(tail) & 7 == LineKind::Empty as u8
+        || tail_generation(tail) != run.generation as u16
+        || age(run, tail) >= run.config.line_lifetime
 }
 
 #[inline(always)]
@@ -101,47 +124,94 @@ fn fill4(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
     let (source, destination) = (tail4(&key.source), tail4(&key.destination));
     let addresses =
         u64::from(u32::from_ne_bytes(source)) | (u64::from(u32::from_ne_bytes(destination)) << 32);
-    let Some(set) = set4(run, addresses, native, udp) else { return };
-    // SAFETY: the element belongs to this CPU, and a program does not interrupt itself.
-    let set = unsafe { &mut *set };
-    let same =
-        |line: &CacheLine4| line.source == source && line.destination == destination && line.ports == ports;
-    let line = CacheLine4 {
-        source,
-        destination,
-        ports,
-        address: tail4(&fill.address),
-        next_hop: fill.next_hop,
-        target: fill.target,
-        pad: 0,
-        tail,
+    let place = Place::of4(run, addresses, native, udp);
+    let (Some(first), Some(second)) = (CACHE4.get_ptr_mut(place.first()), CACHE4.get_ptr_mut(place.second()))
+    else {
+        return;
     };
-    if same(&set.ways[0]) || (!same(&set.ways[1]) && replace_first(run, set.ways[0].tail, set.ways[1].tail)) {
-        set.ways[0] = line;
-    } else {
-        set.ways[1] = line;
+    // SAFETY: the elements belong to this CPU, and a program does not interrupt itself. They may be the same element:
+    // raw pointers, one write.
+    unsafe {
+        let ways: [*mut CacheLine4; 4] = [
+            &raw mut (*first).ways[0],
+            &raw mut (*first).ways[1],
+            &raw mut (*second).ways[0],
+            &raw mut (*second).ways[1],
+        ];
+        let same = |way: *mut CacheLine4| {
+            (*way).source == source && (*way).destination == destination && (*way).ports == ports
+        };
+        let way = choose(run, ways, same, |way| (*way).tail);
+        (*way).source = source;
+        (*way).destination = destination;
+        (*way).ports = ports;
+        (*way).address = tail4(&fill.address);
+        (*way).next_hop = fill.next_hop;
+        (*way).target = fill.target;
+        (*way).tail = tail;
     }
 }
 
 #[inline(always)]
 fn fill6(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
     let (ports, native) = native_ports(key);
-    let Some(set) = set6(run, words6(&key.source, &key.destination), native, udp) else { return };
-    // SAFETY: the element belongs to this CPU, and a program does not interrupt itself.
-    let set = unsafe { &mut *set };
-    let same = |line: &CacheLine6| {
-        line.ports == ports && line.source == key.source && line.destination == key.destination
+    let place = Place::of6(run, words6(&key.source, &key.destination), native, udp);
+    let (Some(first), Some(second)) = (CACHE6.get_ptr_mut(place.first()), CACHE6.get_ptr_mut(place.second()))
+    else {
+        return;
     };
-    let first =
-        same(&set.ways[0]) || (!same(&set.ways[1]) && replace_first(run, set.ways[0].tail, set.ways[1].tail));
-    let line = if first { &mut set.ways[0] } else { &mut set.ways[1] };
-    line.source = key.source;
-    line.destination = key.destination;
-    line.address = fill.address;
-    line.ports = ports;
-    line.next_hop = fill.next_hop;
-    line.target = fill.target;
-    line.tail = tail;
+    // SAFETY: as in `fill4`.
+    unsafe {
+        let ways: [*mut CacheLine6; 4] = [
+            &raw mut (*first).ways[0],
+            &raw mut (*first).ways[1],
+            &raw mut (*second).ways[0],
+            &raw mut (*second).ways[1],
+        ];
+        let same = |way: *mut CacheLine6| {
+            (*way).ports == ports && (*way).source == key.source && (*way).destination == key.destination
+        };
+        let way = choose(run, ways, same, |way| (*way).tail);
+        (*way).source = key.source;
+        (*way).destination = key.destination;
+        (*way).address = fill.address;
+        (*way).ports = ports;
+        (*way).next_hop = fill.next_hop;
+        (*way).target = fill.target;
+        (*way).tail = tail;
+    }
+}
+
+/// The way to write: the one that has the tuple, else a dead one, else, by turns of the clock, one of the first set.
+#[inline(always)]
+fn choose<T>(
+    run: &Run,
+    ways: [*mut T; 4],
+    same: impl Fn(*mut T) -> bool,
+    tail: impl Fn(*mut T) -> u64,
+) -> *mut T {
+    let [a, b, c, d] = ways;
+    if same(a) {
+        a
+    } else if same(b) {
+        b
+    } else if same(c) {
+        c
+    } else if same(d) {
+        d
+    } else if is_dead(run, tail(a)) {
+        a
+    } else if is_dead(run, tail(b)) {
+        b
+    } else if is_dead(run, tail(c)) {
+        c
+    } else if is_dead(run, tail(d)) {
+        d
+    } else if run.now & 1 == 0 {
+        a
+    } else {
+        b
+    }
 }
 
 /// Two IPv6 addresses as the native words that the hash takes.

@@ -15,9 +15,10 @@ use netfast_common::{
 
 use crate::{
     account::{self, Outcome},
-    cache, echo, egress,
+    cache::{self, Place},
+    echo, egress,
     frame::{Header, load},
-    maps::{NEXT_HOPS, TARGET_COUNTERS, TARGETS},
+    maps::{CACHE4, CACHE6, NEXT_HOPS, TARGET_COUNTERS, TARGETS},
     run::Run,
     translate,
 };
@@ -100,8 +101,11 @@ fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     // SAFETY: as above.
     let (source, destination, ports): (u32, u32, u32) = unsafe { (load(ip + 12), load(ip + 16), load(l4)) };
     let addresses = source as u64 | ((destination as u64) << 32);
-    let set = cache::set4(run, addresses, ports, udp)?;
-    let line = find4(run, set, addresses, ports, udp)?;
+    let place = Place::of4(run, addresses, ports, udp);
+    let line = match find4(run, place.first(), addresses, ports, udp) {
+        Some(line) => line,
+        None => find4(run, place.second(), addresses, ports, udp)?,
+    };
     let kind = tail_kind(line.tail) & 7;
     if kind == LineKind::Echo as u8 {
         let (high, low) = addr::words(&addr::from_v4(source.to_ne_bytes()));
@@ -141,8 +145,11 @@ fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     if udp && udp_checksum == 0 {
         return None;
     }
-    let set = cache::set6(run, words, ports, udp)?;
-    let line = find6(run, set, words, ports, udp)?;
+    let place = Place::of6(run, words, ports, udp);
+    let line = match find6(run, place.first(), words, ports, udp) {
+        Some(line) => line,
+        None => find6(run, place.second(), words, ports, udp)?,
+    };
     let kind = tail_kind(line.tail) & 7;
     if kind == LineKind::Echo as u8 {
         let tag =
@@ -162,17 +169,11 @@ fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     Some(leave(ctx, run, l3, &hop, kind, line.target, end - data))
 }
 
-/// The live line of the tuple in its set.
+/// The live line of the tuple in a set.
 #[inline(always)]
-fn find4(
-    run: &Run,
-    set: *mut CacheSet4,
-    addresses: u64,
-    ports: u32,
-    udp: bool,
-) -> Option<&'static CacheLine4> {
+fn find4(run: &Run, set: u32, addresses: u64, ports: u32, udp: bool) -> Option<&'static CacheLine4> {
     // SAFETY: the element belongs to this CPU, and a program does not interrupt itself.
-    let set: &'static CacheSet4 = unsafe { &*set };
+    let set: &'static CacheSet4 = unsafe { &*CACHE4.get_ptr(set)? };
     let same = |line: &CacheLine4| {
         let line = core::ptr::from_ref(line) as usize;
         // SAFETY: a line begins with two addresses and two ports.
@@ -189,17 +190,11 @@ fn find4(
     if cache::is_live(run, line.tail, udp) { Some(line) } else { None }
 }
 
-/// The live line of the tuple in its set.
+/// The live line of the tuple in a set.
 #[inline(always)]
-fn find6(
-    run: &Run,
-    set: *mut CacheSet6,
-    words: [u64; 4],
-    ports: u32,
-    udp: bool,
-) -> Option<&'static CacheLine6> {
+fn find6(run: &Run, set: u32, words: [u64; 4], ports: u32, udp: bool) -> Option<&'static CacheLine6> {
     // SAFETY: the element belongs to this CPU, and a program does not interrupt itself.
-    let set: &'static CacheSet6 = unsafe { &*set };
+    let set: &'static CacheSet6 = unsafe { &*CACHE6.get_ptr(set)? };
     let same = |line: &CacheLine6| {
         let line = core::ptr::from_ref(line) as usize;
         // SAFETY: a line begins with two addresses; its ports stand at offset 48.

@@ -63,7 +63,8 @@ fn original(
     scratch.reply_key = flow::reverse(&scratch.flow.translated);
     let state = State::from_number(scratch.flow.state);
     let opens = packet.key.protocol == TCP && packet.flags & (SYN | ACK | RST | FIN) == SYN;
-    if flow::is_expired(&scratch.flow, run.now, &run.config.timeouts) || (opens && state.may_reopen()) {
+    let reopens = opens && state.may_reopen();
+    if flow::is_expired(&scratch.flow, run.now, &run.config.timeouts) {
         remove(scratch);
         return Found::Nothing;
     }
@@ -89,6 +90,15 @@ fn original(
         if scratch.stage != STAGE_RECHECKED || scratch.allowed != run.generation {
             return Found::Old;
         }
+        if reopens {
+            // A new connection under new rules: it chooses its target anew. The reply entry stays for as long as a cached
+            // line of it may act, then the agent takes it away; until then nobody gets its source port.
+            // SAFETY: see `packet`.
+            unsafe { (*twin).last_seen = run.now };
+            let _ = FLOWS.remove(&packet.key);
+            let _ = HALF_OPEN.remove(&packet.key);
+            return Found::Nothing;
+        }
         if let Some(target) = TARGETS.get(scratch.flow.target as u32) {
             scratch.flow.next_hop = target.next_hop;
         }
@@ -102,7 +112,8 @@ fn original(
             }
         }
     }
-    let next = state.next(ORIGINAL, packet.key.protocol, packet.flags);
+    // A SYN on a closed flow opens it anew with the same translation: cached lines of it stay right.
+    let next = if reopens { State::SynSent } else { state.next(ORIGINAL, packet.key.protocol, packet.flags) };
     // SAFETY: see `packet`.
     unsafe {
         (*entry).state = next as u8;

@@ -194,7 +194,8 @@ pub fn linker_feature(llvm: u32) -> String {
 }
 
 impl Toolchain {
-    /// Builds netfast-ebpf into `target_dir` and returns the path of the object file.
+    /// Builds netfast-ebpf into `target_dir` and returns the path of the object file; that of the benchmark's programs,
+    /// `netfast-bench`, stands beside it.
     ///
     /// `workspace` is the folder of the workspace's `Cargo.toml`. `target_dir` may be shared by several builds, cargo
     /// locks it, but must not be the one of a cargo that waits for this build.
@@ -244,16 +245,7 @@ impl Toolchain {
         command
             .current_dir(workspace)
             .arg(subcommand)
-            .args([
-                "--package",
-                "netfast-ebpf",
-                "--bin",
-                OBJECT_NAME,
-                "--profile",
-                PROFILE,
-                "--target",
-                TARGET,
-            ])
+            .args(["--package", "netfast-ebpf", "--bins", "--profile", PROFILE, "--target", TARGET])
             .arg("--target-dir")
             .arg(target_dir)
             .env("CARGO_ENCODED_RUSTFLAGS", self.rustflags(workspace).join("\x1f"));

@@ -6,6 +6,7 @@
 //! A change here changes [`ABI_VERSION`] (checked by `cargo xtask lint`): the agent pins its maps under a directory
 //! that carries the version, and so never reads a map of another layout.
 
+pub mod bench;
 mod config;
 mod counters;
 mod flow;

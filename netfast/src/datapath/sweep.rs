@@ -145,6 +145,7 @@ impl Datapath {
         let config: Config = self.maps.config.get(0).unwrap_or_default();
         let recently =
             u32::try_from(settings::line_seconds(&config) * 2).unwrap_or(60).saturating_mul(config.hz);
+        let lines = (config.line_lifetime + 1) << (config.stamp_shift & 31);
         let forwards = self.live_forwards();
         let mut tally = Tally::default();
         let mut report = SweepReport::default();
@@ -161,7 +162,9 @@ impl Datapath {
                 for (key, flow) in keys.iter().zip(flows) {
                     if flow.direction != ORIGINAL {
                         tally.hops.insert(flow.next_hop);
-                        if spread(key) % ORPHAN_SHARE == round % ORPHAN_SHARE {
+                        // A reply entry without an original holds its source port until no cached line of it can act.
+                        let void = elapsed(now, flow.last_seen) > lines;
+                        if void && spread(key) % ORPHAN_SHARE == round % ORPHAN_SHARE {
                             suspects.push((table, *key));
                         }
                         continue;
@@ -203,7 +206,9 @@ impl Datapath {
         let Some(entry) = sys::lookup::<FlowKey, Flow>(self.table(table), key)? else { return Ok(false) };
         let original = reverse(&entry.translated);
         for table in [Table::Confirmed, Table::HalfOpen] {
-            if sys::lookup::<FlowKey, Flow>(self.table(table), &original)?.is_some() {
+            let found = sys::lookup::<FlowKey, Flow>(self.table(table), &original)?;
+            // The original tuple may have become another flow, with another source port.
+            if found.is_some_and(|found| reverse(&found.translated) == *key) {
                 return Ok(false);
             }
         }

@@ -1,0 +1,64 @@
+//! What the benchmark and its BPF programs share. Not part of what is pinned.
+
+use super::pod;
+
+/// Flows with the same client address in the benchmark's packets: as many ports.
+pub const PORTS_PER_ADDRESS: u32 = 32_768;
+/// First client port of the benchmark's packets.
+pub const FIRST_PORT: u32 = 16_384;
+
+/// The packet that `bench_packet` makes: element 0 of the map `PLAN`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// First bytes of the frame.
+    pub template: [u64; 8],
+    /// Generator's state.
+    pub position: u32,
+    /// Number of flows minus one (a power of two minus one).
+    pub mask: u32,
+    /// Added to the flow's number.
+    pub offset: u32,
+    /// 1: every packet is of a flow that was never there before.
+    pub fresh: u32,
+    /// Offset of the four bytes that hold the flow's address (its last bytes).
+    pub address_at: u32,
+    /// Offset of the two bytes that hold the flow's port.
+    pub port_at: u32,
+    /// First address (its last four bytes), host order.
+    pub address: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Key of the reference's only map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReferenceKey {
+    /// Source address, as it lies in the header.
+    pub source: u32,
+    /// Destination address.
+    pub destination: u32,
+    /// Ports.
+    pub ports: u32,
+    /// Protocol.
+    pub protocol: u32,
+}
+
+/// Value of the reference's only map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReferenceFlow {
+    /// Jiffies of the last packet.
+    pub last_seen: u64,
+    /// New source address.
+    pub source: u32,
+    /// New destination address.
+    pub destination: u32,
+    /// New ports.
+    pub ports: u32,
+    /// New link header: destination and source MAC address.
+    pub mac: [u32; 3],
+}
+
+pod!(Plan => 96, ReferenceKey => 16, ReferenceFlow => 32);

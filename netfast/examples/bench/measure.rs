@@ -1,0 +1,109 @@
+//! Turns, pairs and medians.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    bed::Bed,
+    cases::{Case, Under},
+};
+
+/// Time of a turn.
+const TURN: Duration = Duration::from_millis(60);
+
+/// What was measured of a case; times in nanoseconds a packet.
+pub struct Measured {
+    /// Name of the case.
+    pub name: &'static str,
+    /// Number of flows.
+    pub flows: u32,
+    /// Median of all turns.
+    pub ns: f64,
+    /// Median of the differences to the empty program's turn beside it.
+    pub net_ns: f64,
+    /// Median of the empty program.
+    pub floor_ns: f64,
+    /// Median of the ratios of net times, to the reference's turn beside it.
+    pub ratio: f64,
+    /// Median of the ratios of the case's second turn to its first.
+    pub aa: f64,
+}
+
+/// Takes the last CPU for itself: pinned, at real-time priority.
+pub fn settle() -> Result<()> {
+    let cpus = std::thread::available_parallelism()?.get();
+    let mut set = nix::sched::CpuSet::new();
+    set.set(cpus - 1)?;
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
+    let parameters = libc::sched_param { sched_priority: 50 };
+    // SAFETY: the struct is whole and lives during the call.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    ensure!(result == 0, "cannot get real-time priority: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// Measures a case.
+pub fn measure(bed: &mut Bed, case: &Case, flows: u32, rounds: usize) -> Result<Measured> {
+    let mut plan = case.plan;
+    plan.mask = if plan.fresh == 0 { flows - 1 } else { 0 };
+    bed.prepare(if case.installed { flows } else { 1 }, &plan)?;
+    bed.fit(flows)?;
+    let under = bed.under(case.under)?;
+    let empty = bed.under(Under::Empty)?;
+    let reference = bed.under(Under::Reference)?;
+    // Each flow some times, so that the flow cache and the CPU's caches hold what they can.
+    let warm_up = (flows * 4).max(200_000);
+    let (time, answer) = bed.run(&under, warm_up)?;
+    ensure!(answer == case.answer, "{}: the program answers {answer}, not {}", case.name, case.answer);
+    let packets = turn_length(time, warm_up);
+    let (time, _) = bed.run(&empty, warm_up)?;
+    let empty_packets = turn_length(time, warm_up);
+    // The reference has the flows of the forward; where packets are others it only passes them, and says nothing.
+    let compares = case.installed && case.answer == 3 && case.plan.fresh == 0 && case.plan.address_at == 26;
+    let (time, _) = bed.run(&reference, warm_up)?;
+    let reference_packets = turn_length(time, warm_up);
+
+    let (mut ns, mut net, mut floor, mut ratio, mut aa) = (vec![], vec![], vec![], vec![], vec![]);
+    for _ in 0..rounds {
+        let first = each(bed.run(&under, packets)?.0, packets);
+        let empty = each(bed.run(&empty, empty_packets)?.0, empty_packets);
+        let reference = each(bed.run(&reference, reference_packets)?.0, reference_packets);
+        let second = each(bed.run(&under, packets)?.0, packets);
+        ns.extend([first, second]);
+        floor.push(empty);
+        net.extend([first - empty, second - empty]);
+        if compares {
+            ratio.push(((first + second) / 2.0 - empty) / (reference - empty));
+        }
+        aa.push(second / first);
+    }
+    Ok(Measured {
+        name: case.name,
+        flows,
+        ns: median(&mut ns),
+        net_ns: median(&mut net),
+        floor_ns: median(&mut floor),
+        ratio: median(&mut ratio),
+        aa: median(&mut aa),
+    })
+}
+
+fn turn_length(time: Duration, packets: u32) -> u32 {
+    let each = time.as_nanos().max(1) / u128::from(packets).max(1);
+    u32::try_from(TURN.as_nanos() / each.max(1)).unwrap_or(u32::MAX).clamp(1000, 20_000_000)
+}
+
+fn each(time: Duration, packets: u32) -> f64 {
+    time.as_nanos() as f64 / f64::from(packets)
+}
+
+/// The median; NaN of nothing.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
