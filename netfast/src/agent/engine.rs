@@ -3,9 +3,11 @@
 //! A change is validated, its next hops are resolved, it is compiled, *stored*, published, and then acknowledged, in this
 //! order. What fails before the publication changes nothing.
 
+mod change;
+mod publish;
+
 use std::{
     collections::HashMap,
-    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,16 +26,15 @@ use super::{
 };
 use crate::{
     api::types::{
-        Attachment, ChangeAction, ChangeReply, ChangeRequest, Count, ErrorBody, ErrorCode, FlowFilter,
-        Intent, ObjectChange, Operation, PortRange, Rules, SCHEMA_VERSION,
+        Attachment, ChangeReply, ChangeRequest, Count, ErrorBody, ErrorCode, FlowFilter, Intent, Operation,
+        PortRange,
     },
     config::{agent::AgentConfig, rules as rules_file},
-    datapath::Direction,
-    netlink::{HostChange, HostState, ResolvedView},
+    netlink::{HostChange, ResolvedView},
     rules::{
-        change, compile,
+        change as rules_change,
         ids::{Ids, Kind},
-        images::{HostView, Images, TargetRoute},
+        images::Images,
     },
     store::{Document, Store},
 };
@@ -102,19 +103,6 @@ struct Prepared {
     ids: Ids,
     images: Images,
     view: ResolvedView,
-}
-
-/// The host without its routes: a change that is only tried has no next hops resolved.
-struct HostNames(Arc<HostState>);
-
-impl HostView for HostNames {
-    fn ifindex(&self, name: &str) -> Option<u32> {
-        self.0.ifindex(name)
-    }
-
-    fn route(&self, _target: IpAddr) -> Option<TargetRoute> {
-        None
-    }
 }
 
 /// The engine's own state.
@@ -249,207 +237,6 @@ impl Owner {
         }
     }
 
-    async fn change(&mut self, mut request: ChangeRequest) -> Result<ChangeReply, ErrorBody> {
-        if let Some(file) = &self.rules_file
-            && request
-                .operations
-                .iter()
-                .any(|op| !matches!(op, Operation::Attach { .. } | Operation::Detach { .. }))
-        {
-            let file = file.display();
-            return Err(rejected(format!(
-                "the rules are those of {file} (rules_file in agent.toml): change them there, then `systemctl reload \
-                 netfast` or send the agent SIGHUP"
-            )));
-        }
-        if let Some(wanted) = request.if_revision
-            && wanted != self.intent.revision
-        {
-            return Err(ErrorBody {
-                code: ErrorCode::Conflict,
-                message: format!(
-                    "the revision is {}, not {wanted}: somebody changed the rules meanwhile",
-                    self.intent.revision
-                ),
-                field: Some("if_revision".to_owned()),
-            });
-        }
-        let settled = self.configured_attachments(&mut request.operations)?;
-        let mut changed = change::apply(&self.intent, &request.operations)?;
-        changed.changes.extend(settled);
-        let mut reply = ChangeReply {
-            schema_version: SCHEMA_VERSION,
-            revision: self.intent.revision,
-            dry_run: request.dry_run,
-            changes: changed.changes,
-            warnings: changed.warnings,
-        };
-        let rules_changed = changed.intent.rules != self.intent.rules;
-        if request.dry_run {
-            if rules_changed {
-                compile::require_interfaces(&self.intent.rules, &changed.intent.rules, &self.host_names())?;
-                compile::compile(&changed.intent, &mut self.ids.clone(), &self.host_names())?;
-                reply.warnings.extend(listeners::conflicts(&changed.intent.rules));
-            }
-            return Ok(reply);
-        }
-        let prepared = if rules_changed {
-            Some(self.prepare(&changed.intent, Some(&self.intent.rules.clone())).await?)
-        } else {
-            None
-        };
-
-        // Attaching comes before storing, since only the kernel can say whether it works; it is undone if storing fails.
-        let attached = self.attach_new(&changed.intent).await?;
-        if changed.intent != self.intent {
-            let ids = prepared.as_ref().map_or(&self.ids, |prepared| &prepared.ids);
-            if let Err(error) = self.save(&changed.intent, ids) {
-                for name in attached {
-                    self.interfaces.detach(&self.shared.datapath, &name);
-                }
-                self.reconcile().await;
-                self.snapshot();
-                return Err(error);
-            }
-        }
-        if let Some(prepared) = prepared {
-            let known = std::mem::take(&mut self.images.warnings);
-            let conflicts = std::mem::take(&mut self.conflicts);
-            self.publish(changed.intent, prepared);
-            reply.warnings.extend(self.images.warnings.iter().filter(|text| !known.contains(text)).cloned());
-            reply.warnings.extend(self.conflicts.iter().filter(|text| !conflicts.contains(text)).cloned());
-        } else {
-            self.intent = changed.intent;
-            self.applied_revision = self.intent.revision;
-        }
-        self.reconcile().await;
-        self.snapshot();
-        reply.revision = self.intent.revision;
-        Ok(reply)
-    }
-
-    /// Takes out of `operations` what agent.toml settles already.
-    fn configured_attachments(
-        &self,
-        operations: &mut Vec<Operation>,
-    ) -> Result<Vec<ObjectChange>, ErrorBody> {
-        let mut settled = Vec::new();
-        let mut problem = None;
-        let configured = |name: &str| self.configured.iter().find(|attachment| attachment.interface == name);
-        operations.retain(|operation| match operation {
-            Operation::Attach { attachment } => match configured(&attachment.interface) {
-                Some(present) if present.mode == attachment.mode => {
-                    settled.push(ObjectChange {
-                        kind: "interface".to_owned(),
-                        name: attachment.interface.clone(),
-                        action: ChangeAction::Unchanged,
-                    });
-                    false
-                }
-                Some(present) => {
-                    problem = Some(format!(
-                        "agent.toml attaches {} in {} mode: change the mode there and restart the agent",
-                        present.interface, present.mode
-                    ));
-                    true
-                }
-                None => true,
-            },
-            Operation::Detach { interface } if configured(interface).is_some() => {
-                problem = Some(format!(
-                    "agent.toml attaches {interface}: take its [[interface]] out there and restart the agent"
-                ));
-                true
-            }
-            _ => true,
-        });
-        problem.map_or(Ok(settled), |message| Err(rejected(message)))
-    }
-
-    /// Attaches what `intent` has and the present one has not, all or none; gives the names.
-    async fn attach_new(&mut self, intent: &Intent) -> Result<Vec<String>, ErrorBody> {
-        let mut attached = Vec::new();
-        for attachment in &intent.attachments {
-            if self.intent.attachments.contains(attachment) && !self.interfaces.incomplete() {
-                continue;
-            }
-            let new = !self.intent.attachments.iter().any(|old| old.interface == attachment.interface);
-            match self.interfaces.attach(&self.shared.datapath, &self.shared.netlink, attachment).await {
-                Ok(()) if new => attached.push(attachment.interface.clone()),
-                Ok(()) => {}
-                Err(error) if !self.intent.attachments.contains(attachment) => {
-                    for name in attached {
-                        self.interfaces.detach(&self.shared.datapath, &name);
-                    }
-                    self.reconcile().await;
-                    return Err(error);
-                }
-                // Wanted before and not there then either: the status says so.
-                Err(_) => {}
-            }
-        }
-        Ok(attached)
-    }
-
-    fn host_names(&self) -> HostNames {
-        HostNames(self.shared.netlink.host())
-    }
-
-    /// Resolves the next hops of all targets and compiles. `before`: the rules that `intent` comes from, if a person
-    /// asked for the change.
-    async fn prepare(&self, intent: &Intent, before: Option<&Rules>) -> Result<Prepared, ErrorBody> {
-        let mut targets: Vec<IpAddr> = intent
-            .rules
-            .forwards
-            .iter()
-            .flat_map(|forward| forward.targets.iter().map(|target| target.address.address))
-            .collect();
-        targets.sort_unstable();
-        targets.dedup();
-        let view = self.shared.netlink.resolve_targets(&targets).await.map_err(|error| ErrorBody {
-            code: ErrorCode::Internal,
-            message: error.to_string(),
-            field: None,
-        })?;
-        if let Some(before) = before {
-            compile::require_interfaces(before, &intent.rules, &view)?;
-        }
-        let mut ids = self.ids.clone();
-        let images = compile::compile(intent, &mut ids, &view)?;
-        Ok(Prepared { ids, images, view })
-    }
-
-    fn save(&self, intent: &Intent, ids: &Ids) -> Result<(), ErrorBody> {
-        let document = Document::new(intent.clone(), ids.clone());
-        let saved = tokio::task::block_in_place(|| self.store.save(&document));
-        self.shared.recorder.store_up(saved.is_ok());
-        Ok(saved?)
-    }
-
-    fn publish(&mut self, intent: Intent, prepared: Prepared) {
-        let Prepared { ids, images, view } = prepared;
-        let datapath = &self.shared.datapath;
-        let generation = tokio::task::block_in_place(|| datapath.publish(&images));
-        let removed =
-            self.ids.forwards().iter().any(|old| ids.forwards().iter().all(|new| new.uid != old.uid));
-        let now = Instant::now();
-        for retired in ids.retired() {
-            self.retired_since.entry((retired.kind, retired.index)).or_insert(now);
-        }
-        for (target, problem) in view.problems() {
-            tracing::debug!(%target, %problem, "target without a way");
-        }
-        if intent.revision != self.applied_revision {
-            self.conflicts = listeners::conflicts(&intent.rules);
-            tracing::info!(revision = intent.revision, generation, "rules are live");
-        }
-        self.applied_revision = intent.revision;
-        (self.intent, self.ids, self.images) = (intent, ids, images);
-        if removed {
-            self.sweep_now.notify_one();
-        }
-    }
-
     fn wanted(&self) -> Vec<Attachment> {
         self.configured.iter().chain(&self.intent.attachments).cloned().collect()
     }
@@ -482,27 +269,6 @@ impl Owner {
         self.snapshot();
     }
 
-    /// Publishes the same rules again, because the ways to their targets may be others now.
-    async fn republish(&mut self) {
-        let result = match self.prepare(&self.intent, None).await {
-            // Identifiers are stored before a packet can meet them.
-            Ok(prepared) if prepared.ids != self.ids => {
-                self.save(&self.intent, &prepared.ids).map(|()| prepared)
-            }
-            prepared => prepared,
-        };
-        match result {
-            Ok(prepared) => {
-                self.publish(self.intent.clone(), prepared);
-                self.host_problem = None;
-            }
-            Err(error) => {
-                tracing::error!("cannot follow a change of the host's routes: {}", error.message);
-                self.host_problem = Some(format!("routes are not followed: {}", error.message));
-            }
-        }
-    }
-
     async fn retry(&mut self) {
         if self.host_problem.is_some() {
             self.republish().await;
@@ -516,7 +282,7 @@ impl Owner {
         let Some(file) = &self.rules_file else { return Ok(self.intent.clone()) };
         let rules = rules_file::load(file)?;
         let operation = Operation::Apply { rules, prune: true };
-        Ok(change::apply(&self.intent, &[operation])?.intent)
+        Ok(rules_change::apply(&self.intent, &[operation])?.intent)
     }
 
     async fn reload(&mut self) -> Result<(), ErrorBody> {
@@ -556,52 +322,6 @@ impl Owner {
         })
     }
 
-    /// Frees indexes that nothing has referred to since before the sweep that began at `started`.
-    fn release(&mut self, started: Instant) {
-        let tally = self.shared.datapath.tally();
-        let retired: Vec<_> = self.ids.retired().to_vec();
-        let mut released = false;
-        for retired in retired {
-            let key = (retired.kind, retired.index);
-            // After a restart nobody knows since when: from now on.
-            if *self.retired_since.entry(key).or_insert_with(Instant::now) >= started {
-                continue;
-            }
-            let used = match retired.kind {
-                Kind::Target => tally.targets.contains_key(&retired.index),
-                Kind::Forward => tally.forwards.contains_key(&retired.uid),
-                Kind::Echo | Kind::Filter => false,
-            };
-            if used {
-                continue;
-            }
-            if retired.kind == Kind::Target {
-                self.keep_counts(retired.index, retired.forward_uid);
-                self.shared.datapath.clear_target(retired.index);
-            }
-            self.retired_since.remove(&key);
-            released |= self.ids.release(retired.kind, retired.index);
-        }
-        if released {
-            // Not stored: an agent that starts with the older document releases them again.
-            self.snapshot();
-        }
-    }
-
-    fn keep_counts(&mut self, target: u16, forward_uid: u32) {
-        if self.ids.forwards().iter().all(|forward| forward.uid != forward_uid) {
-            self.gone.remove(&forward_uid);
-            return;
-        }
-        let counters = self.shared.datapath.counters();
-        let sums = self.gone.entry(forward_uid).or_default();
-        for (sum, direction) in sums.iter_mut().zip([Direction::ToTarget, Direction::ToClient]) {
-            let count = counters.target(target, direction);
-            sum.packets += count.packets;
-            sum.bytes += count.bytes;
-        }
-    }
-
     fn snapshot(&self) {
         let mut notes: Vec<String> = self.conflicts.clone();
         notes.extend(listeners::port_overlap(self.nat_ports));
@@ -617,8 +337,4 @@ impl Owner {
             gone: self.gone.clone(),
         }));
     }
-}
-
-fn rejected(message: String) -> ErrorBody {
-    ErrorBody { code: ErrorCode::Rejected, message, field: None }
 }

@@ -19,7 +19,7 @@ use nix::unistd::getuid;
 
 use self::{story::Story, topology::World};
 use crate::{
-    commands,
+    commands, interrupt,
     netns::{self, Testbed},
     setup, workspace,
 };
@@ -75,12 +75,13 @@ fn build(args: &Args) -> Result<PathBuf> {
     if !args.no_install {
         setup::ensure(setup::Group::Demo)?;
     }
-    eprintln!("building netfast (release); a first build takes a few minutes");
-    let status = commands::cargo()
+    eprintln!("demo: building netfast (release); the first time this takes a few minutes");
+    let mut cargo = commands::cargo()
         .args(["build", "--release", "--package", "netfast", "--bin", "netfast"])
         .stdin(Stdio::null())
-        .status()
+        .spawn()
         .context("cannot run cargo")?;
+    let status = interrupt::wait(&mut cargo, || {})?;
     ensure!(status.success(), "the build failed");
     Ok(workspace::target_dir().join("release/netfast"))
 }

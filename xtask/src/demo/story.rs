@@ -40,7 +40,7 @@ impl Story {
     /// A remark.
     pub fn say(&self, text: &str) {
         for line in text.lines() {
-            self.line(&format!("   {line}"));
+            self.line(format!("   {line}").trim_end());
         }
     }
 
@@ -52,7 +52,7 @@ impl Story {
     /// What a command wrote.
     pub fn answer(&self, text: &str) {
         for line in text.trim_end().lines() {
-            self.line(&format!("     {line}"));
+            self.line(format!("     {line}").trim_end());
         }
     }
 
