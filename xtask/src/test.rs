@@ -68,7 +68,8 @@ fn split(args: &[String]) -> (&[String], &[String]) {
     args.split_at(args.iter().position(|arg| arg == "--").unwrap_or(args.len()))
 }
 
-/// Unit, integration and documentation tests. The agent that they start is the released one, as `NETFAST_BIN`.
+/// Unit, integration and documentation tests. The agent that they start is the released one, as `NETFAST_BIN`; the set-up has
+/// installed every program that a test wants, so one that is missing is a failure (`NETFAST_REQUIRE_PEERS`).
 fn cargo_test(args: &Args, counts: &mut Counts) -> Result<()> {
     let (stdin, lifeline) = sandbox::lifeline()?;
     let (cargo_args, test_args) = split(&args.cargo_test);
@@ -77,6 +78,7 @@ fn cargo_test(args: &Args, counts: &mut Counts) -> Result<()> {
         .args(["test", "--no-fail-fast", "--config", &sandbox::sandbox_runner()?])
         .args(cargo_args)
         .args(test_args)
+        .env("NETFAST_REQUIRE_PEERS", "1")
         .env("NETFAST_BIN", workspace::target_dir().join("release/netfast"))
         .stdin(stdin);
     let result = commands::streamed("tests", &mut command, |line| counts.add(line));

@@ -40,7 +40,10 @@ pub(super) fn directory(prefix: &str) -> PathBuf {
 /// Removes everything that belongs to a prefix: processes in its namespaces, the namespaces, mounts and directory.
 /// True if there was anything.
 pub fn clean(prefix: &str) -> bool {
-    let mut any = false;
+    let dir = directory(prefix);
+    let own: Vec<Pid> = children().extract_if(.., |(of, _)| *of == dir).map(|(_, pid)| pid).collect();
+    signal_groups(&own, Signal::SIGTERM);
+    let mut any = !own.is_empty();
     for entry in fs::read_dir(NETNS).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-')) {
@@ -49,7 +52,10 @@ pub fn clean(prefix: &str) -> bool {
             let _ = ip(&["netns", "delete", &name]);
         }
     }
-    let dir = directory(prefix);
+    signal_groups(&own, Signal::SIGKILL);
+    for pid in own {
+        let _ = waitpid(pid, None);
+    }
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     for path in mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new) {
         if path.starts_with(&dir) {
@@ -57,6 +63,19 @@ pub fn clean(prefix: &str) -> bool {
         }
     }
     any | fs::remove_dir_all(&dir).is_ok()
+}
+
+/// Processes that beds of this process have started and nobody has waited for: one that has just been started may not be
+/// in its namespace yet.
+pub(super) fn children() -> MutexGuard<'static, Vec<(PathBuf, Pid)>> {
+    static CHILDREN: Mutex<Vec<(PathBuf, Pid)>> = Mutex::new(Vec::new());
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn signal_groups(leaders: &[Pid], signal: Signal) {
+    for pid in leaders {
+        let _ = kill(Pid::from_raw(-pid.as_raw()), signal);
+    }
 }
 
 /// Ends every process whose network namespace is this one.

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::cleanup::children;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
@@ -34,6 +35,7 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {label}"))?;
+        children().push((dir.to_owned(), Pid::from_raw(child.id().cast_signed())));
         Ok(Self { label: label.to_owned(), child, log })
     }
 
@@ -87,6 +89,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        children().retain(|(_, pid)| pid.as_raw() != self.child.id().cast_signed());
         let group = Pid::from_raw(-self.child.id().cast_signed());
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = kill(group, Signal::SIGTERM);
