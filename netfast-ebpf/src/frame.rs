@@ -6,6 +6,7 @@ use netfast_common::{rewrite::Words, wire::Cursor};
 /// A cursor over the frame, for the parser of `netfast-common`.
 #[derive(Clone)]
 pub struct FrameCursor {
+    start: usize,
     position: usize,
     end: usize,
 }
@@ -14,7 +15,7 @@ impl FrameCursor {
     /// A cursor at the beginning of the frame.
     #[inline(always)]
     pub fn new(ctx: &XdpContext) -> Self {
-        Self { position: ctx.data(), end: ctx.data_end() }
+        Self { start: ctx.data(), position: ctx.data(), end: ctx.data_end() }
     }
 }
 
@@ -60,6 +61,14 @@ impl Cursor for FrameCursor {
         // The compiler must not conclude from a length that was compared with this that a later `take` cannot fail: the
         // verifier wants to see each check against the end of the frame.
         core::hint::black_box(self.end - self.position)
+    }
+
+    #[inline(always)]
+    fn settle(&mut self, offset: &u16) {
+        // SAFETY: a valid reference. Volatile, so that the compiler does not know what it reads: then the verifier sees
+        // one unknown offset instead of one state for each number of VLAN tags.
+        let offset = unsafe { core::ptr::read_volatile(offset) };
+        self.position = self.start + (offset & 0x1f) as usize;
     }
 }
 

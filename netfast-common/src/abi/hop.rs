@@ -3,15 +3,15 @@
 use super::pod;
 
 /// Element `ifindex & (IFINDEX_SLOTS - 1)` of the map `INTERFACES`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
-    /// The interface's index, to tell it from another one in the same slot; 0: empty.
-    pub ifindex: u32,
-    /// Row of the interface in the counters (below [`super::MAX_INTERFACES`]).
-    pub row: u16,
     /// The interface's own MAC address: only frames to it are forwarded or answered.
     pub mac: [u8; 6],
+    /// Row of the interface in the counters (below [`super::MAX_INTERFACES`]).
+    pub row: u16,
+    /// The interface's index, to tell it from another one in the same slot; 0: empty.
+    pub ifindex: u32,
     /// Unused; zero.
     pub flags: u32,
 }

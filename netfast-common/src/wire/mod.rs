@@ -37,6 +37,10 @@ pub trait Cursor: Clone {
     fn skip(&mut self, count: usize) -> Option<()>;
     /// Bytes from here to the end.
     fn remaining(&self) -> usize;
+    /// Says where the cursor stands: `offset` bytes (at most 31) from the beginning. Changes nothing; a cursor over
+    /// packet memory uses it to make the kernel's verifier forget by which way it got here.
+    #[inline(always)]
+    fn settle(&mut self, _offset: &u16) {}
 }
 
 /// Whether and how a datagram is fragmented.
@@ -127,7 +131,9 @@ impl Packet {
 /// Reads a frame into `packet`. `Err` names why there is no five-tuple; the fields read so far are valid.
 #[inline(always)]
 pub fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<(), Reason> {
-    match ethernet::parse(cursor, packet)? {
+    let kind = ethernet::parse(cursor, packet)?;
+    cursor.settle(&packet.l3);
+    match kind {
         ethernet::Kind::Ipv4 => ipv4::parse(cursor, packet)?,
         ethernet::Kind::Ipv6 => ipv6::parse(cursor, packet)?,
     }
