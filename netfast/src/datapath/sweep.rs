@@ -148,6 +148,9 @@ impl Datapath {
         let lines = (config.line_lifetime + 1) << (config.stamp_shift & 31);
         let forwards = self.live_forwards();
         let mut tally = Tally::default();
+        // By index while counting: a hash map's look-up for each flow would take as long as the kernel's part.
+        let mut by_forward = vec![0u64; forwards.len()];
+        let mut by_target = vec![0u64; 1 << 16];
         let mut report = SweepReport::default();
         let mut suspects = Vec::new();
         for table in [Table::Confirmed, Table::HalfOpen] {
@@ -170,7 +173,11 @@ impl Datapath {
                         continue;
                     }
                     match judge(flow, now, &config.timeouts, &forwards) {
-                        Fate::Lives => tally.add(table, key, flow, elapsed(now, flow.last_seen) < recently),
+                        Fate::Lives => {
+                            by_forward[usize::from(flow.forward)] += 1;
+                            by_target[usize::from(flow.target)] += 1;
+                            tally.add(table, key, flow, elapsed(now, flow.last_seen) < recently);
+                        }
                         Fate::Expired => {
                             report.expired += 1;
                             dead.push((*key, *flow));
@@ -191,6 +198,8 @@ impl Datapath {
             }
             report.orphans += self.delete_orphans(&mut suspects).map_err(failed)?;
         }
+        tally.forwards = forwards.iter().copied().zip(by_forward).filter(|(_, flows)| *flows > 0).collect();
+        tally.targets = (0..=u16::MAX).zip(by_target).filter(|(_, flows)| *flows > 0).collect();
         settings::fit_caches(self, tally.active[0], tally.active[1]);
         *lock(&self.tally) = tally;
         report.took = started.elapsed();
@@ -242,8 +251,6 @@ impl Tally {
             Table::Confirmed => self.confirmed += 1,
             Table::HalfOpen => self.half_open += 1,
         }
-        *self.forwards.entry(flow.forward_uid).or_default() += 1;
-        *self.targets.entry(flow.target).or_default() += 1;
         self.hops.insert(flow.next_hop);
         if active {
             let version6 = netfast_common::addr::to_ip(&key.source).is_ipv6();
@@ -312,5 +319,59 @@ mod tests {
             shares[(spread(&key) % ORPHAN_SHARE) as usize] += 1;
         }
         assert!(shares.iter().all(|share| (2_500..10_000).contains(share)), "{shares:?}");
+    }
+
+    /// The time that a sweep takes: `cargo test --release -p netfast --lib -- --ignored --nocapture sweep`. Needs root.
+    #[test]
+    #[ignore = "a measurement"]
+    fn a_million_flows_are_swept() {
+        use super::super::{Options, TableSizes};
+        use netfast_common::addr;
+
+        const FLOWS: u32 = 1_000_000;
+        let folder = tempfile::tempdir().unwrap();
+        let bpffs = folder.path();
+        nix::mount::mount(Some("bpf"), bpffs, Some("bpf"), nix::mount::MsFlags::empty(), None::<&str>).unwrap();
+        let tables = TableSizes { flows: FLOWS + 1000, half_open: 1024, cache4_sets: 16_384, cache6_sets: 4096 };
+        let (datapath, _) = Datapath::open(&Options { pin_dir: bpffs.join("netfast"), tables }).unwrap();
+        let key = |number: u32| FlowKey {
+            source: addr::from_v4((0x0b00_0000 + number).to_be_bytes()),
+            destination: addr::from_v4([192, 0, 2, 10]),
+            source_port: [200, 1],
+            destination_port: [0, 80],
+            protocol: 6,
+            pad: [0; 3],
+        };
+        let now = datapath.clock.now().unwrap();
+        let fill = |state: State| {
+            for number in 0..FLOWS {
+                let original = key(number);
+                let translated = FlowKey { destination: addr::from_v4([10, 0, 0, 1]), ..original };
+                let flow = Flow { translated, last_seen: now, created: now, state: state as u8, ..Flow::default() };
+                let reply = Flow { translated: reverse(&original), direction: 1, ..flow };
+                let map = datapath.table(Table::Confirmed);
+                sys::update(map, &original, &flow, sys::Existing::Replace).unwrap();
+                sys::update(map, &reverse(&translated), &reply, sys::Existing::Replace).unwrap();
+            }
+        };
+        let mut config: Config = Config { hz: 250, ..Config::default() };
+        config.timeouts.tcp.established = 1 << 30;
+        datapath.maps.config.set(0, config);
+        fill(State::Established);
+        for round in 0..3 {
+            let report = datapath.sweep(round).unwrap();
+            println!("{FLOWS} living flows: {report:?}");
+            assert_eq!((0, 0, 0), (report.expired, report.removed, report.orphans));
+            assert_eq!(u64::from(FLOWS), datapath.tally().confirmed);
+        }
+        config.timeouts.tcp.established = 0;
+        datapath.maps.config.set(0, config);
+        std::thread::sleep(Duration::from_millis(20));
+        let report = datapath.sweep(9).unwrap();
+        println!("{FLOWS} dead flows: {report:?}");
+        assert_eq!(u64::from(FLOWS), report.expired);
+        assert!(sys::keys::<FlowKey>(datapath.table(Table::Confirmed)).unwrap().is_empty());
+        datapath.remove().unwrap();
+        nix::mount::umount(bpffs).unwrap();
     }
 }
