@@ -76,9 +76,9 @@ fn times(idle: &Idle, hz: u32) -> (Timeouts, u32) {
             reset: jiffies(idle.tcp_reset, hz),
         },
     };
-    let shortest =
-        [timeouts.udp, timeouts.tcp.established, timeouts.tcp.closing, timeouts.tcp.reset].into_iter().min();
-    let units = (shortest.unwrap_or_default() >> stamp_shift(hz)) / 4;
+    let shortest = [timeouts.udp, timeouts.tcp.established, timeouts.tcp.closing].into_iter().min();
+    // A flow that was reset gets no line any more: those it had need only be void before it expires.
+    let units = (shortest.unwrap_or_default() / 4).min(timeouts.tcp.reset / 2) >> stamp_shift(hz);
     (timeouts, units.clamp(1, LONGEST_LINE))
 }
 

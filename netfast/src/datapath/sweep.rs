@@ -114,8 +114,16 @@ impl Datapath {
 
     /// Deletes both entries of a flow, the original first: a packet in between finds no flow or a reply entry that
     /// leads nowhere, and both mean that there is none.
+    ///
+    /// The program may have replaced a dead flow by a new one since `flow` was read: that one stays.
     pub(super) fn delete_flow(&self, table: Table, key: &FlowKey, flow: &Flow) -> io::Result<()> {
         let map = self.table(table);
+        let present = sys::lookup::<FlowKey, Flow>(map, key)?;
+        if present
+            .is_none_or(|present| (present.created, present.translated) != (flow.created, flow.translated))
+        {
+            return Ok(());
+        }
         sys::delete(map, key)?;
         let reply = reverse(&flow.translated);
         // Only the flow's own: another one may have the tuple by now.
@@ -331,8 +339,10 @@ mod tests {
         const FLOWS: u32 = 1_000_000;
         let folder = tempfile::tempdir().unwrap();
         let bpffs = folder.path();
-        nix::mount::mount(Some("bpf"), bpffs, Some("bpf"), nix::mount::MsFlags::empty(), None::<&str>).unwrap();
-        let tables = TableSizes { flows: FLOWS + 1000, half_open: 1024, cache4_sets: 16_384, cache6_sets: 4096 };
+        nix::mount::mount(Some("bpf"), bpffs, Some("bpf"), nix::mount::MsFlags::empty(), None::<&str>)
+            .unwrap();
+        let tables =
+            TableSizes { flows: FLOWS + 1000, half_open: 1024, cache4_sets: 16_384, cache6_sets: 4096 };
         let (datapath, _) = Datapath::open(&Options { pin_dir: bpffs.join("netfast"), tables }).unwrap();
         let key = |number: u32| FlowKey {
             source: addr::from_v4((0x0b00_0000 + number).to_be_bytes()),
@@ -347,7 +357,8 @@ mod tests {
             for number in 0..FLOWS {
                 let original = key(number);
                 let translated = FlowKey { destination: addr::from_v4([10, 0, 0, 1]), ..original };
-                let flow = Flow { translated, last_seen: now, created: now, state: state as u8, ..Flow::default() };
+                let flow =
+                    Flow { translated, last_seen: now, created: now, state: state as u8, ..Flow::default() };
                 let reply = Flow { translated: reverse(&original), direction: 1, ..flow };
                 let map = datapath.table(Table::Confirmed);
                 sys::update(map, &original, &flow, sys::Existing::Replace).unwrap();
