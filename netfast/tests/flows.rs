@@ -97,11 +97,12 @@ fn flows_are_listed_flushed_and_end_with_their_forward() -> Result<()> {
 
     // The end of a forward is the end of its flows.
     agent.ok(&["forward", "delete", "game"])?;
+    wait_for("the sweep", PATIENCE, || {
+        Ok(agent.log().contains("because their forward was removed flows=1").then_some(()))
+    })?;
+    assert_eq!(1, flows(&agent, &[])?.count);
     assert!(!echo(&v4, "gone"));
     assert!(echo(&v6, "stays"));
-    wait_for("the sweep", PATIENCE, || Ok((flows(&agent, &[])?.count == 1).then_some(())))?;
-    let log = agent.log();
-    assert!(log.contains("because their forward was removed flows=1"), "{log}");
     Ok(())
 }
 
