@@ -76,4 +76,45 @@ mod tests {
         let sets: HashSet<u32> = (0..4096u32).map(|i| tuple4(99, i << 8, true, 7) & 4095).collect();
         assert!(sets.len() > 2400, "{}", sets.len());
     }
+
+    /// Flows that find no free way, of `count` flows in as many two-way sets with two places each.
+    fn homeless(count: u32, hash: impl Fn(u32) -> u32) -> u32 {
+        let mask = count - 1;
+        let mut sets = vec![0u8; count as usize];
+        let mut without = 0;
+        for flow in 0..count {
+            let hash = hash(flow);
+            let (a, b) = ((hash & mask) as usize, (second(hash) & mask) as usize);
+            // As the flow cache fills: the emptier set, the first one if they are alike.
+            let set = if sets[b] < sets[a] { b } else { a };
+            if sets[set] < 2 { sets[set] += 1 } else { without += 1 }
+        }
+        without
+    }
+
+    #[test]
+    fn two_places_are_enough_for_half_of_the_lines() {
+        for seed in [7, 0x1234_5678, 0xdead_beef] {
+            for count in [1024u32, 32_768] {
+                let clients = |n: u32| u64::from((0x1200_00c6 + (n >> 15)).swap_bytes());
+                let by_source_port = homeless(count, |n| {
+                    tuple4(
+                        clients(n) | 0x0a02_00c0 << 32,
+                        (16_384 + n).swap_bytes() >> 16 | 0x3500 << 16,
+                        true,
+                        seed,
+                    )
+                });
+                let by_destination_port = homeless(count, |n| {
+                    tuple4(0x0200_000a | 0x0000_010a << 32, 0xe914 | (16_384 + n).swap_bytes(), true, seed)
+                });
+                for (name, without) in [("source", by_source_port), ("destination", by_destination_port)] {
+                    assert!(
+                        without * 200 < count,
+                        "{without} of {count} flows by {name} port, seed {seed:#x}"
+                    );
+                }
+            }
+        }
+    }
 }
