@@ -75,21 +75,27 @@ impl Topology {
 
     /// Answers UDP datagrams on the target with themselves, until the value goes.
     pub fn udp_echo(&self, port: u16) -> Result<Process> {
-        let program = format!(
-            "import socket\ns=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM)\n\
-             s.setsockopt(socket.IPPROTO_IPV6,socket.IPV6_V6ONLY,0)\ns.bind(('::',{port}))\n\
-             print('ready',flush=True)\n\
-             while True:\n d,a=s.recvfrom(65535)\n s.sendto(d,a)"
-        );
-        let mut server = self
-            .target
-            .spawn(&format!("echo-{port}"), self.target.command("python3").args(["-c", &program]))?;
-        let log = self.bed.dir().join(format!("echo-{port}.log"));
-        server.wait_ready(PATIENCE, || {
-            Ok(fs::read_to_string(&log).unwrap_or_default().contains("ready").then_some(()))
-        })?;
-        Ok(server)
+        udp_echo(&self.target, "::", port)
     }
+}
+
+/// Answers UDP datagrams to an address of a namespace (`::`: all of both IP versions) with themselves, until the value
+/// goes.
+pub fn udp_echo(namespace: &Namespace, address: &str, port: u16) -> Result<Process> {
+    let address = if address.contains(':') { address.to_owned() } else { format!("::ffff:{address}") };
+    let program = format!(
+        "import socket\ns=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM)\n\
+         s.setsockopt(socket.IPPROTO_IPV6,socket.IPV6_V6ONLY,0)\ns.bind(('{address}',{port}))\n\
+         print('ready',flush=True)\n\
+         while True:\n d,a=s.recvfrom(65535)\n s.sendto(d,a)"
+    );
+    let label = format!("{}-echo-{}-{port}", namespace.name(), address.replace(':', "."));
+    let mut server = namespace.spawn(&label, namespace.command("python3").args(["-c", &program]))?;
+    wait_for("the UDP echo server", PATIENCE, || {
+        ensure!(server.exited()?.is_none(), "it ended: {}", server.log());
+        Ok(server.log().contains("ready").then_some(()))
+    })?;
+    Ok(server)
 }
 
 /// A running agent.

@@ -1,0 +1,124 @@
+//! Forwarding TCP: nginx and curl.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    peers::{self, need},
+    world::{CLIENT, CLIENT6, SERVICE, SERVICE6, TARGETS, TARGETS6, World},
+};
+
+/// How often each target answered; the answers are `target clientaddress port`.
+fn by_target(answers: &[String]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for answer in answers {
+        *counts.entry(answer.split(' ').next().unwrap_or_default()).or_default() += 1;
+    }
+    counts
+}
+
+fn seen(answer: &str) -> String {
+    answer.split(' ').nth(1).unwrap_or_default().trim_start_matches("::ffff:").to_owned()
+}
+
+#[test]
+fn both_targets_answer_and_see_the_host() -> Result<()> {
+    need!("nginx", "curl");
+    let world = World::new("web")?.web()?;
+    let [a, b] = TARGETS;
+    world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {a}:8080 --to {b}:8080"))?;
+    let [a, b] = TARGETS6;
+    world.netfast(&format!("forward add web6 tcp [{SERVICE6}]:80 --to [{a}]:8080 --to [{b}]:8080"))?;
+    for (url, hosts) in [
+        (format!("http://{SERVICE}/"), ["10.0.1.1", "10.0.2.1"]),
+        (format!("http://[{SERVICE6}]/"), ["2001:db8:1::1", "2001:db8:2::1"]),
+    ] {
+        let answers = world.requests(60, &url)?;
+        let counts = by_target(&answers);
+        assert_eq!(vec!["target1", "target2"], counts.keys().copied().collect::<Vec<_>>());
+        assert!(counts.values().all(|count| *count >= 10), "{counts:?} of 60");
+        for answer in &answers {
+            assert!(hosts.contains(&seen(answer).as_str()), "{answer}");
+        }
+    }
+    let stats = world.agent.stats()?;
+    for forward in &stats.forwards {
+        assert_eq!(60, forward.flows_total, "{forward:?}");
+        // Handshake, request, answer, end: at least so many each way.
+        assert!(forward.to_target.packets >= 60 * 4 && forward.to_client.packets >= 60 * 3, "{forward:?}");
+    }
+    for target in &stats.targets {
+        assert!(target.to_target.packets > 0 && target.to_client.packets > 0, "{target:?}");
+    }
+    assert_eq!(60.0, world.metric("netfast_forward_flows_total{forward=\"web6\"}")?);
+    world.sound()
+}
+
+#[test]
+fn bulk_transfers_arrive_whole() -> Result<()> {
+    need!("nginx", "curl");
+    let world = World::new("bulk")?.web()?;
+    let hash = world.bulk()?;
+    world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {}:8080", TARGETS[0]))?;
+    world.netfast(&format!("forward add web6 tcp [{SERVICE6}]:80 --to [{}]:8080", TARGETS6[1]))?;
+    for (service, target) in [(SERVICE.to_owned(), "target1"), (format!("[{SERVICE6}]"), "target2")] {
+        let down = world.bed.dir().join("down");
+        let line = format!("curl -sSf -g --max-time 60 -o {} http://{service}/bulk", down.display());
+        world.client.run(&line.split(' ').collect::<Vec<_>>())?;
+        assert_eq!(hash, peers::hash(&down)?, "downloaded by {service}");
+        let up = world.bulk_file();
+        let line = format!("curl -sSf -g --max-time 60 -T {} http://{service}/put/up", up.display());
+        world.client.run(&line.split(' ').collect::<Vec<_>>())?;
+        assert_eq!(hash, peers::hash(&world.bed.dir().join(target).join("put/up"))?, "uploaded by {service}");
+        std::fs::remove_file(world.bed.dir().join(target).join("put/up"))?;
+    }
+    world.sound()
+}
+
+#[test]
+fn dnat_keeps_the_clients_address() -> Result<()> {
+    need!("nginx", "curl");
+    let world = World::new("dnat")?.web()?;
+    let [a, b] = TARGETS;
+    world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {a}:8080 --to {b}:8080 --mode dnat"))?;
+    let [a, b] = TARGETS6;
+    world.netfast(&format!(
+        "forward add web6 tcp [{SERVICE6}]:80 --to [{a}]:8080 --to [{b}]:8080 --mode dnat"
+    ))?;
+    for (url, client) in [(format!("http://{SERVICE}/"), CLIENT), (format!("http://[{SERVICE6}]/"), CLIENT6)]
+    {
+        let answers = world.requests(30, &url)?;
+        assert_eq!(2, by_target(&answers).len(), "{answers:?}");
+        for answer in &answers {
+            assert_eq!(client, seen(answer), "{answer}");
+        }
+    }
+    world.sound()
+}
+
+#[test]
+fn a_port_range_goes_to_the_ports_of_the_targets_range() -> Result<()> {
+    need!("nginx", "curl");
+    let world = World::new("range")?.web()?;
+    let (first, count) = peers::RANGE;
+    let last = first + count - 1;
+    for (name, service, target) in [
+        ("range", SERVICE.to_owned(), TARGETS[0].to_owned()),
+        ("range6", format!("[{SERVICE6}]"), format!("[{}]", TARGETS6[0])),
+    ] {
+        world.netfast(&format!(
+            "forward add {name} tcp {service}:7000-{} --to {target}:{first}-{last}",
+            7000 + count - 1
+        ))?;
+        for offset in 0..count {
+            let answer = world.curl(&format!("http://{service}:{}/", 7000 + offset))?;
+            let port = answer.trim().split(' ').nth(2).map(str::to_owned);
+            assert_eq!(Some((first + offset).to_string()), port, "{answer}");
+        }
+        // Beside the range there is nothing.
+        let beside = world.curl(&format!("http://{service}:{}/", 7000 + count));
+        ensure!(beside.is_err(), "{beside:?}");
+    }
+    world.sound()
+}
