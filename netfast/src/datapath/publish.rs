@@ -55,6 +55,12 @@ impl Publisher {
         for (index, target) in &images.targets {
             write_target(&maps.targets, u32::from(*index), target);
         }
+        for leaving in &images.leaving {
+            let index = u32::from(leaving.index);
+            if maps.targets.get(index).is_some_and(|present| present.uid == leaving.uid) {
+                maps.targets.store16(index, offset_of!(Target, next_hop), leaving.next_hop);
+            }
+        }
         // Sequentially consistent: all of the above is there for whoever sees it.
         maps.config.store32(0, GENERATION, generation);
         self.generation = generation;

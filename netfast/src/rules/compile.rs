@@ -12,7 +12,7 @@ use crate::api::types::{
 use super::{
     diff,
     ids::{ForwardId, Ids},
-    images::{HostView, Images, TargetRoute},
+    images::{HostView, Images, Leaving, TargetRoute},
     normal, validate,
 };
 
@@ -40,6 +40,7 @@ pub fn compile(intent: &Intent, ids: &mut Ids, host: &dyn HostView) -> Result<Im
 
     let mut images = Images::default();
     forwards(&rules, &assigned, &routes, &mut images)?;
+    images.leaving = leaving(&assigned, host);
     echoes(&rules, &assigned, &mut images);
     for (rule, id) in rules.filters.iter().zip(assigned.filters()) {
         let rule = filter(rule, id.index, host, &mut images.warnings);
@@ -127,6 +128,17 @@ fn forwards(rules: &Rules, ids: &Ids, routes: &Routes, images: &mut Images) -> R
         images.forwards.push((id.index, image));
     }
     Ok(())
+}
+
+/// The ways to targets that only have old flows. The flows of a forward that is gone end; they need none.
+fn leaving(ids: &Ids, host: &dyn HostView) -> Vec<Leaving> {
+    ids.leaving()
+        .map(|target| Leaving {
+            index: target.index,
+            uid: target.uid,
+            next_hop: host.route(target.address.address).map_or(0, |route| route.next_hop),
+        })
+        .collect()
 }
 
 fn candidates(forward: &Forward, id: &ForwardId) -> Vec<maglev::Candidate> {

@@ -206,6 +206,12 @@ impl Ids {
         live.chain(retired)
     }
 
+    /// Targets that are none any more, of forwards that are: their flows go on until they end.
+    pub fn leaving(&self) -> impl Iterator<Item = &TargetId> {
+        let live: HashSet<u32> = self.forwards.iter().map(|forward| forward.uid).collect();
+        self.retired.iter().filter(move |r| live.contains(&r.forward_uid)).filter_map(|r| r.target.as_ref())
+    }
+
     /// Makes a retired index free again. The caller knows that nothing refers to it, and has zeroed its counters. True
     /// if the index was retired.
     pub fn release(&mut self, kind: Kind, index: u16) -> bool {

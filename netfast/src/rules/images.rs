@@ -11,6 +11,8 @@ pub struct Images {
     pub forwards: Vec<(u16, abi::Forward)>,
     /// Targets by index; those in the map that are not here keep what they have (flows may still refer to them).
     pub targets: Vec<(u16, abi::Target)>,
+    /// Targets that are none any more but may have flows, which follow the routes as all others do.
+    pub leaving: Vec<Leaving>,
     /// Echo reflectors by index.
     pub echoes: Vec<(u16, abi::Echo)>,
     /// Allow-lists of all echo reflectors.
@@ -21,6 +23,17 @@ pub struct Images {
     pub maglev: Vec<abi::MaglevCell>,
     /// What does not work at present (targets without a route, filter rules of interfaces that are gone), a sentence each.
     pub warnings: Vec<String>,
+}
+
+/// A target that gets no new flows: it was removed, or `nat` uses another source address towards it by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// Its index.
+    pub index: u16,
+    /// Its uid.
+    pub uid: u32,
+    /// Index of its next hop; 0: no route.
+    pub next_hop: u16,
 }
 
 /// How the host reaches a target.

@@ -1,8 +1,6 @@
 //! The whole of netfast in namespaces: the real agent, the real CLI, native XDP on veth pairs, and at both ends programs
 //! that no one here wrote. Every test has its own topology ([`world`]).
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
 #[path = "../support/mod.rs"]
 mod support;
 

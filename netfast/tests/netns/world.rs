@@ -13,8 +13,8 @@ use netfast::api::types::{FlowList, FlowRecord};
 use crate::{
     peers,
     support::{
-        Agent, PATIENCE,
-        netns::{Namespace, Process, Testbed, wait_for},
+        Agent,
+        netns::{Namespace, Process, Testbed},
     },
 };
 
@@ -169,13 +169,6 @@ impl World {
     pub fn reason(&self, reason: &str) -> Result<u64> {
         let stats = self.agent.stats()?;
         Ok(stats.interfaces.iter().filter(|row| row.reason == reason).map(|row| row.count.packets).sum())
-    }
-
-    /// Waits until so many packets more than `before` are counted with a reason.
-    pub fn wait_reason(&self, reason: &str, more_than: u64) -> Result<()> {
-        wait_for(&format!("more than {more_than} packets with reason {reason}"), PATIENCE, || {
-            Ok((self.reason(reason)? > more_than).then_some(()))
-        })
     }
 
     /// The value of a series of /metrics.

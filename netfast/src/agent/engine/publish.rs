@@ -27,6 +27,11 @@ impl Owner {
             .forwards
             .iter()
             .flat_map(|forward| forward.targets.iter().map(|target| target.address.address))
+            // Those of the present that the change takes away keep their flows, and these a way.
+            .chain(
+                self.ids.targets().filter(|target| target.live).map(|target| target.target.address.address),
+            )
+            .chain(self.ids.leaving().map(|target| target.address.address))
             .collect();
         targets.sort_unstable();
         targets.dedup();

@@ -15,7 +15,7 @@ use crate::{
     rules::{
         compile::{NO_INTERFACE, compile, require_interfaces},
         ids::Ids,
-        images::{HostView, Images},
+        images::{HostView, Images, Leaving},
     },
 };
 
@@ -115,6 +115,13 @@ fn routes_come_and_go() {
     let images = compile(&web, &mut ids, &host).unwrap();
     assert_eq!(images.targets[0].0, 1, "the target of flows that exist is not changed under them");
     assert_eq!(ids.retired().len(), 1);
+    let uid = ids.retired()[0].uid;
+    assert_eq!(images.leaving, [Leaving { index: 0, uid, next_hop: 9 }], "but it follows the routes");
+    host.routes.insert(address, Some(route("10.9.9.9", 11)));
+    assert_eq!(compile(&web, &mut ids, &host).unwrap().leaving, [Leaving { index: 0, uid, next_hop: 11 }]);
+
+    let images = compile(&intent(Rules::default()), &mut ids, &host).unwrap();
+    assert_eq!(images.leaving, [], "the flows of a forward that is gone end");
 }
 
 #[test]
