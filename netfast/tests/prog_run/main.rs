@@ -1,13 +1,25 @@
-//! One frame at a time through the real programs.
+//! One frame at a time through the real programs: description, frame in, verdict and reason expected, frame out.
 
-use netfast::datapath::sandbox::{SMALL_TABLES, Sandbox};
-use netfast_common::{Reason, Verdict};
+mod bed;
+#[path = "../../examples/replay/checksums.rs"]
+mod checksums;
+mod echo;
+mod filter;
+mod flows;
+mod forward;
+mod frames;
+mod hops;
+mod kernel;
+mod peers;
+mod policy;
 
-#[test]
-fn a_frame_that_is_not_ip_goes_to_the_kernel() {
-    let mut sandbox = Sandbox::enter(SMALL_TABLES).unwrap();
-    sandbox.add_interface("nf-in", 10, [2, 0, 0, 0, 0, 10]).unwrap();
-    let ran = sandbox.run(10, &[0; 60]).unwrap();
-    assert_eq!((Some(Verdict::Pass), Some(Reason::NotIp)), (ran.verdict(), ran.reason()));
-    assert_eq!(vec![0; 60], ran.frame);
-}
+/// All scenarios, for tests that look at everything that left.
+const ALL: &[&[(&str, bed::Scenario)]] = &[
+    echo::SCENARIOS,
+    filter::SCENARIOS,
+    flows::SCENARIOS,
+    forward::SCENARIOS,
+    hops::SCENARIOS,
+    kernel::SCENARIOS,
+    policy::SCENARIOS,
+];
