@@ -154,6 +154,9 @@ fn reply(
         remove(scratch);
         return Found::Nothing;
     }
+    if packet.version == 6 && packet.key.protocol == UDP && packet.no_udp_checksum {
+        return Found::Decided(Outcome::drop(Reason::UdpZeroChecksum));
+    }
     if scratch.flow.generation != run.generation {
         if !forward_exists(run, &scratch.flow) {
             remove(scratch);

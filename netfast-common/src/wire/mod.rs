@@ -8,7 +8,7 @@ mod ipv4;
 mod ipv6;
 mod transport;
 
-use crate::{Reason, abi::FlowKey};
+use crate::{Reason, abi::FlowKey, addr::is_v4};
 
 /// Most VLAN tags that are read.
 pub const MAX_TAGS: u8 = 2;
@@ -104,8 +104,8 @@ impl Packet {
     }
 
     /// Whether the source address can never be one of a packet from the link: multicast, loopback, 240.0.0.0/4
-    /// (RFC 1122 3.2.1.3, RFC 4291 2.5.3, 2.7), IPv4-mapped in IPv6 (RFC 4942 2.2), or the destination itself ("land"). The
-    /// unspecified address is not among them: DHCP and duplicate address detection use it.
+    /// (RFC 1122 3.2.1.3, RFC 4291 2.5.3, 2.7), or the destination itself ("land"). Or whether either address of an IPv6 packet
+    /// is an IPv4-mapped one (RFC 4942 2.2): its key would be that of an IPv4 packet. The unspecified address is not among them: DHCP and duplicate address detection use it.
     #[inline(always)]
     pub fn is_martian(&self) -> bool {
         let source = &self.key.source;
@@ -116,7 +116,7 @@ impl Packet {
             source[12] == 127 || source[12] >= 224
         } else {
             let (high, low) = crate::addr::words(source);
-            source[0] == 0xff || (high == 0 && (low == 1 || low >> 32 == 0xffff))
+            source[0] == 0xff || (high == 0 && low == 1) || is_v4(source) || is_v4(&self.key.destination)
         }
     }
 

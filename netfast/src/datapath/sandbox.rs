@@ -2,8 +2,11 @@
 //!
 //! [`Sandbox::enter`] moves the calling *thread* into a network namespace of its own and pins into a BPF file system that
 //! is mounted nowhere, so that nothing of it is seen outside and nothing outlives it; commands that the thread starts
-//! (`ip`) run in there, too. The rules are compiled and published as the agent does it; only the host that they are compiled for is made up: every target has
-//! a next hop whose MAC address is known, unless a test says otherwise.
+//! (`ip`) run in there, too. The rules are compiled and published as the agent does it; only the host that they are
+//! compiled for is made up: every target has a next hop whose MAC address is known, unless a test says otherwise.
+
+mod bpffs;
+mod tables;
 
 use std::{
     cell::RefCell,
@@ -11,8 +14,6 @@ use std::{
     io,
     marker::PhantomData,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-    path::PathBuf,
     process::Command,
     time::Duration,
 };
@@ -25,7 +26,7 @@ use aya::{
 use aya_obj::programs::XdpAttachType;
 use netfast_common::{
     Reason, Verdict,
-    abi::{self, Event, Flow, FlowKey, HOP_VALID, NextHop},
+    abi::{self, Event, HOP_VALID, NextHop},
 };
 use nix::{
     sched::{CloneFlags, CpuSet, sched_getcpu, sched_setaffinity, unshare},
@@ -36,8 +37,6 @@ use super::{
     AttachError, Counters, Datapath, DatapathError, Link, Options, Settings, TableSizes, attach, events,
     load::{ENTRY, chain},
     lock,
-    sweep::Table,
-    sys,
 };
 use crate::{
     agent,
@@ -50,6 +49,7 @@ use crate::{
         images::{HostView, Images, TargetRoute},
     },
 };
+use bpffs::Bpffs;
 
 /// Shortest frame that BPF_PROG_TEST_RUN takes: an Ethernet header.
 pub const SHORTEST_FRAME: usize = 14;
@@ -235,8 +235,7 @@ impl Sandbox {
         })
     }
 
-    /// Back to the beginning: no rules, no flows, no cached lines, default settings, no targets. Interfaces and what the
-    /// program has learned about next hops stay.
+    /// Back to the beginning: no rules, no flows, no cached lines, no learned next hops, default settings. Interfaces stay.
     ///
     /// # Errors
     ///
@@ -249,7 +248,16 @@ impl Sandbox {
         self.publish(&Rules::default())?;
         self.forget_flows()?;
         self.forget_lines()?;
+        for (key, index) in self.datapath.hop_entries() {
+            self.datapath.remove_key(&key);
+            self.datapath.free(index as u16);
+        }
         self.events();
+        // Nothing refers to what was removed any more, so that its indexes are free.
+        let retired: Vec<_> = self.ids.retired().iter().map(|gone| (gone.kind, gone.index)).collect();
+        for (kind, index) in retired {
+            self.ids.release(kind, index);
+        }
         Ok(())
     }
 
@@ -433,71 +441,6 @@ impl Sandbox {
         }
         events
     }
-
-    /// All entries of the flow tables, both directions: `(confirmed, key, entry)`.
-    ///
-    /// # Errors
-    ///
-    /// If a table cannot be read.
-    pub fn flows(&self) -> Result<Vec<(bool, FlowKey, Flow)>, SandboxError> {
-        let mut all = Vec::new();
-        for (table, confirmed) in [(Table::Confirmed, true), (Table::HalfOpen, false)] {
-            let mut batches = sys::Batches::<FlowKey, Flow>::new(self.datapath.table(table), 1024);
-            let walk = |error| DatapathError::Kernel { call: "walk over a flow table", error };
-            while let Some((keys, flows)) = batches.next().map_err(walk)? {
-                all.extend(keys.iter().zip(flows).map(|(key, flow)| (confirmed, *key, *flow)));
-            }
-        }
-        Ok(all)
-    }
-
-    /// Takes all entries out of the flow tables. Cached lines stay.
-    ///
-    /// # Errors
-    ///
-    /// If a table cannot be written.
-    pub fn forget_flows(&self) -> Result<(), SandboxError> {
-        for (_, key, _) in self.flows()? {
-            self.forget_entry(&key)?;
-        }
-        Ok(())
-    }
-
-    /// Takes one entry out of the flow tables, wherever it is.
-    ///
-    /// # Errors
-    ///
-    /// If a table cannot be written.
-    pub fn forget_entry(&self, key: &FlowKey) -> Result<(), SandboxError> {
-        for table in [Table::Confirmed, Table::HalfOpen] {
-            sys::delete(self.datapath.table(table), key)
-                .map_err(|error| DatapathError::Kernel { call: "removal of a flow", error })?;
-        }
-        Ok(())
-    }
-
-    /// Voids the cached lines of this CPU: the next packet of every flow goes by the flow tables.
-    ///
-    /// # Errors
-    ///
-    /// If the cache cannot be written.
-    pub fn forget_lines(&self) -> Result<(), SandboxError> {
-        let failed = |error| DatapathError::Kernel { call: "clearing of the flow cache", error };
-        let loaded = lock(&self.datapath.loaded);
-        let cpu = sched_getcpu().map_err(|error| failed(error.into()))? as u32;
-        let [stride4, stride6] = self.datapath.cache_strides;
-        let cache = loaded.map_fd("CACHE4")?;
-        for set in cpu * stride4..(cpu + 1) * stride4 {
-            sys::update(cache.as_fd(), &set, &abi::CacheSet4::default(), sys::Existing::Replace)
-                .map_err(failed)?;
-        }
-        let cache = loaded.map_fd("CACHE6")?;
-        for set in cpu * stride6..(cpu + 1) * stride6 {
-            sys::update(cache.as_fd(), &set, &abi::CacheSet6::default(), sys::Existing::Replace)
-                .map_err(failed)?;
-        }
-        Ok(())
-    }
 }
 
 /// The MAC address that the sandbox makes up for an address: locally administered, from the address's last bytes.
@@ -513,41 +456,3 @@ pub const fn mac_of(address: IpAddr) -> [u8; 6] {
         }
     }
 }
-
-/// A BPF file system that is mounted nowhere: it is reached through this descriptor and goes with it.
-struct Bpffs(OwnedFd);
-
-impl Bpffs {
-    fn new() -> Result<Self, SandboxError> {
-        let made = |what, result: libc::c_long| {
-            // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
-            i32::try_from(result)
-                .ok()
-                .filter(|fd| *fd >= 0)
-                .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
-                .ok_or_else(|| SandboxError::Namespace { what, error: io::Error::last_os_error() })
-        };
-        // SAFETY: the name ends with a zero byte.
-        let context =
-            made("fsopen", unsafe { libc::syscall(libc::SYS_fsopen, c"bpf".as_ptr(), FSOPEN_CLOEXEC) })?;
-        let (raw, none) = (context.as_raw_fd(), std::ptr::null::<libc::c_char>());
-        // SAFETY: the command takes neither key nor value.
-        let created = unsafe { libc::syscall(libc::SYS_fsconfig, raw, FSCONFIG_CMD_CREATE, none, none, 0) };
-        if created < 0 {
-            return Err(SandboxError::Namespace { what: "fsconfig", error: io::Error::last_os_error() });
-        }
-        // SAFETY: no pointers.
-        made("fsmount", unsafe { libc::syscall(libc::SYS_fsmount, raw, FSMOUNT_CLOEXEC, 0) }).map(Self)
-    }
-
-    fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
-    }
-}
-
-/// `FSOPEN_CLOEXEC` of linux/mount.h.
-const FSOPEN_CLOEXEC: libc::c_uint = 1;
-/// `FSMOUNT_CLOEXEC`.
-const FSMOUNT_CLOEXEC: libc::c_uint = 1;
-/// `FSCONFIG_CMD_CREATE`.
-const FSCONFIG_CMD_CREATE: libc::c_uint = 6;

@@ -114,6 +114,7 @@ impl Bed {
                 let sums = checksums::of(&ran.frame);
                 assert_ne!(Sum::Wrong, sums.network, "{what}: IPv4 header checksum");
                 assert_ne!(Sum::Wrong, sums.transport, "{what}: transport checksum");
+                assert_eq!(None, checksums::of(frame).broken(sums), "{what}");
                 self.left.push(ran.frame.clone());
             }
             _ => {}

@@ -60,15 +60,13 @@ fn an_answer_is_what_came(bed: &mut Bed) {
 
 fn only_sources_on_the_list(bed: &mut Bed) {
     bed.rules(&format!(
-        "{ECHO}[[echo]]\nlisten = \"192.0.2.10:7778\"\nallow = []\n\
-         [[echo]]\nlisten = \"192.0.2.10:7779\"\nallow = [\"10.1.0.0/16\", \"10.3.0.1/32\"]\n"
+        "{ECHO}[[echo]]\nlisten = \"192.0.2.10:7779\"\nallow = [\"10.1.0.0/16\", \"10.3.0.1/32\"]\n"
     ));
     let echo = |source: &str, listen: &str| udp(source, listen).bytes();
     bed.table(&[
         ("on the list", echo("198.51.100.2:7001", "192.0.2.10:7777"), Transmit, Echoed),
         ("not on it", echo("198.51.101.2:7001", "192.0.2.10:7777"), Drop, EchoNotAllowed),
         ("not on it, IPv6", echo("[2001:db8:2::1]:7001", "[2001:db8::10]:7"), Drop, EchoNotAllowed),
-        ("nobody is", echo("198.51.100.2:7001", "192.0.2.10:7778"), Drop, EchoNotAllowed),
         ("first entry", echo("10.1.2.3:7001", "192.0.2.10:7779"), Transmit, Echoed),
         ("second entry", echo("10.3.0.1:7001", "192.0.2.10:7779"), Transmit, Echoed),
         ("beside it", echo("10.3.0.2:7001", "192.0.2.10:7779"), Drop, EchoNotAllowed),
@@ -85,7 +83,7 @@ fn only_sources_on_the_list(bed: &mut Bed) {
 }
 
 fn no_answer_can_start_a_loop(bed: &mut Bed) {
-    bed.rules(&format!("{ECHO}[[echo]]\nlisten = \"203.0.113.1:9999\"\nallow = []\n"));
+    bed.rules(&format!("{ECHO}[[echo]]\nlisten = \"203.0.113.1:9999\"\nallow = [\"203.0.113.9/32\"]\n"));
     let from = |port: u16| udp(&format!("198.51.100.3:{port}"), "192.0.2.10:7777");
     // CVE-2024-2169, RFC 4732 2.3: services that answer whatever they are sent.
     for port in [0, 7, 11, 13, 17, 19, 37, 53, 69, 123] {
@@ -110,7 +108,7 @@ fn not_to_the_host_itself(bed: &mut Bed) {
 }
 
 fn each_source_has_its_rate(bed: &mut Bed) {
-    bed.rules(&ECHO.replace("]\n", "]\nrate = 3\n"));
+    bed.rules(&ECHO.replace("allow", "rate = 3\nallow"));
     for source in ["198.51.100.6:7001", "198.51.100.7:7001", "[2001:db8:1::6]:7001"] {
         let listen = if source.starts_with('[') { "[2001:db8::10]:7" } else { "192.0.2.10:7777" };
         let ran: Vec<_> = (0..20)

@@ -31,7 +31,7 @@ fn each_field_decides(bed: &mut Bed) {
         ("proto = \"tcp\"\nsport = \"40000-40009\"", other(&|f| f.source.set_port(39_999))),
         ("proto = \"tcp\"\nsport = \"39990-40000\"", other(&|f| f.source.set_port(40_001))),
         ("proto = \"tcp\"\ndport = 22", other(&|f| f.destination.set_port(23))),
-        ("dport = \"1-22\"", other(&|f| f.destination.set_port(23))),
+        ("proto = \"tcp\"\ndport = \"1-22\"", other(&|f| f.destination.set_port(23))),
         ("version = 4", tcp("[2001:db8::7]:40000", "[2001:db8::10]:22", SYN)),
     ];
     for (fields, other) in cases {
@@ -110,7 +110,7 @@ fn counters(bed: &mut Bed) {
 }
 
 fn ports_are_not_read_where_there_are_none(bed: &mut Bed) {
-    bed.rules("[[filter]]\naction = \"drop\"\ndport = \"1-65535\"");
+    bed.rules("[[filter]]\naction = \"drop\"\nproto = \"udp\"\ndport = \"1-65535\"");
     let frame = udp("198.51.100.7:40000", "192.0.2.10:22");
     let later = Frame { fragment: Some((5, false)), ..frame.clone() };
     bed.table(&[

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
-    EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FragmentHeader,
-    Ipv6Header, Ipv6RawExtHeader, SingleVlanHeader, TcpHeader, UdpHeader, VlanId,
+    EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6Header,
+    Ipv6RawExtHeader, SingleVlanHeader, TcpHeader, UdpHeader, VlanId,
 };
 use netfast::datapath::sandbox::mac_of;
 use netfast_common::wire::{ACK, FIN, RST, SYN, TCP, UDP};
@@ -204,9 +204,9 @@ impl Frame {
                     (*kind, header.to_bytes().to_vec())
                 }
                 Extension::Fragment(offset, more) => {
-                    let offset = IpFragOffset::try_new(*offset).unwrap();
-                    let header = Ipv6FragmentHeader::new(IpNumber(next), offset, *more, 7);
-                    (44, header.to_bytes().to_vec())
+                    // RFC 8200 4.5. etherparse 0.19 puts the offset's low bits and the flag in each other's place.
+                    let [high, low] = (offset << 3 | u16::from(*more)).to_be_bytes();
+                    (44, vec![next, 0, high, low, 0, 0, 0, 7])
                 }
             };
             bytes = [header, bytes].concat();

@@ -1,4 +1,5 @@
 //! One frame at a time through the real programs: description, frame in, verdict and reason expected, frame out.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod bed;
 #[path = "../../examples/replay/checksums.rs"]

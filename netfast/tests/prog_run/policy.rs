@@ -65,7 +65,10 @@ fn cases() -> Vec<(PolicyClass, Vec<Case>)> {
                     "hop-by-hop options that do not stand first",
                     v6.extended(&[options.clone(), Extension::Raw(0, vec![1, 4, 0, 0, 0, 0])]).bytes(),
                 ),
-                ("an extension header beyond the payload", patched(&v6.extended(&[options.clone()]), 55, 99)),
+                (
+                    "an extension header beyond the payload",
+                    patched(&v6.extended(std::slice::from_ref(&options)), 55, 99),
+                ),
             ],
         ),
         of(
