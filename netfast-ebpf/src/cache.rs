@@ -207,7 +207,7 @@ fn choose<T>(
     let dead = |way| is_dead(run, tail(way));
     let (dead_a, dead_b, dead_c, dead_d) = (dead(a), dead(b), dead(c), dead(d));
     // Two free ways in the second set beat one in the first: with that rule almost no flow of a half-full cache is left
-    // without a way (one in 150); taking the first set as long as it has one would leave one in forty.
+    // without a way (about one in a hundred); taking the first set as long as it has one would leave one in forty.
     if dead_c && dead_d && !(dead_a && dead_b) {
         c
     } else if dead_a {
