@@ -148,6 +148,9 @@ fn no_packet_is_lost_to_a_crash_of_the_agent() -> Result<()> {
     assert_eq!(0, lost, "of {sent}");
     assert!(sent > 500, "{sent}");
     assert_eq!(source, flows(&agent, &[])?.flows[0].source, "the same flow");
+    // Counters went on, too.
+    let game = agent.stats()?.forwards.remove(0);
+    assert!(game.to_target.packets >= u64::from(sent) && game.flows_total == 1, "{game:#?} of {sent}");
     Ok(())
 }
 
@@ -176,5 +179,28 @@ fn idle_flows_go_away_and_their_indexes_come_back() -> Result<()> {
     let idle = Instant::now();
     wait_for("its end", PATIENCE, || Ok((agent.stats()?.flows.confirmed == 0).then_some(())))?;
     assert!(idle.elapsed() > Duration::from_secs(5), "{:?}", idle.elapsed());
+    Ok(())
+}
+
+#[test]
+fn source_ports_that_run_out_are_counted_and_logged() -> Result<()> {
+    let topology = Topology::new("flowsport")?;
+    let config =
+        "[[interface]]\nname = \"wan0\"\n[[interface]]\nname = \"lan0\"\n[nat]\nports = \"20000-20001\"\n";
+    let agent = Agent::start(&topology.bed, &topology.host, config)?;
+    let _server = topology.udp_echo(6000)?;
+    agent.ok(&["forward", "add", "game", "udp", SERVICE, "--to", "10.0.1.11:6000"])?;
+    let (first, second, third) =
+        (client(&topology, SERVICE)?, client(&topology, SERVICE)?, client(&topology, SERVICE)?);
+    first_echo(&first)?;
+    first_echo(&second)?;
+    assert!(!echo(&third, "no port is left"));
+    assert!(echo(&first, "still") && echo(&second, "still"));
+    let stats = agent.stats()?;
+    let row =
+        stats.interfaces.iter().find(|row| row.reason == "ports_exhausted").context("no such reason")?;
+    assert_eq!(("wan0", "drop", 1), (row.interface.as_str(), row.verdict.as_str(), row.count.packets));
+    // The program's own line, in the agent's log.
+    wait_for("the program's line", PATIENCE, || Ok(agent.log().contains("192.0.2.10").then_some(())))?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    mem::offset_of,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -14,6 +15,8 @@ use crate::api::types::AttachMode;
 /// XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE of linux/if_link.h.
 const SKB_MODE: u32 = 1 << 1;
 const DRV_MODE: u32 = 1 << 2;
+/// Where an element of `INTERFACES` says whose it is.
+const IFINDEX: usize = offset_of!(Interface, ifindex);
 
 /// The interface to attach to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -262,7 +265,7 @@ pub(super) fn register(datapath: &Datapath, link: &Link) -> Result<bool, AttachE
     let entry = Interface { ifindex: 0, row, mac: link.mac, flags: 0 };
     if !was_there {
         datapath.maps.interfaces.set(slot, entry);
-        datapath.maps.interfaces.store32(slot, 0, link.ifindex);
+        datapath.maps.interfaces.store32(slot, IFINDEX, link.ifindex);
     } else if present.mac != link.mac {
         datapath.maps.interfaces.set(slot, Interface { ifindex: link.ifindex, ..entry });
     }
@@ -297,7 +300,7 @@ fn unregister(datapath: &Datapath, ifindex: u32) {
     let _ = sys::delete(datapath.maps.devices.as_fd(), &ifindex);
     let slot = ifindex & (IFINDEX_SLOTS - 1);
     if datapath.maps.interfaces.get(slot).is_some_and(|present| present.ifindex == ifindex) {
-        datapath.maps.interfaces.store32(slot, 0, 0);
+        datapath.maps.interfaces.store32(slot, IFINDEX, 0);
         datapath.maps.interfaces.set(slot, Interface::default());
     }
 }

@@ -179,3 +179,26 @@ fn verifier(name: &str, error: ProgramError) -> DatapathError {
         error => DatapathError::Object(format!("cannot load the program {name}: {}", chain(&error))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_that_cannot_be_made_says_why_and_what_to_do() {
+        let create = |errno| {
+            EbpfError::MapError(MapError::CreateError {
+                name: "FLOWS".to_owned(),
+                io_error: io::Error::from_raw_os_error(errno),
+            })
+        };
+        let error = explain(create(libc::ENOMEM), 700 << 20);
+        assert!(matches!(error, DatapathError::Memory(_)));
+        let text = error.to_string();
+        assert!(text.contains("FLOWS") && text.contains("700 MiB") && text.contains("[tables]"), "{text}");
+        let error = explain(create(libc::EPERM), 0);
+        assert!(matches!(error, DatapathError::Permission(_)), "{error}");
+        assert!(error.to_string().contains("CAP_BPF"));
+        assert!(explain(create(libc::EINVAL), 0).to_string().contains("Invalid argument"));
+    }
+}

@@ -262,6 +262,21 @@ mod tests {
     }
 
     #[test]
+    fn an_attached_program_of_another_version_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Pins::new(folder.path());
+        assert!(pins.refuse_other_versions().is_ok());
+        let other = folder.path().join(format!("v{}", ABI_VERSION + 1));
+        fs::create_dir_all(other.join("links")).unwrap();
+        assert!(pins.refuse_other_versions().is_ok(), "nothing is attached");
+        fs::write(other.join("links/2"), "").unwrap();
+        let text = pins.refuse_other_versions().unwrap_err().to_string();
+        assert!(text.contains(&format!("ABI version {}", ABI_VERSION + 1)), "{text}");
+        assert!(text.contains(&format!("this agent has version {ABI_VERSION}")), "{text}");
+        assert!(text.contains(&format!("`rm -r {}`", other.display())), "{text}");
+    }
+
+    #[test]
     fn memory_is_estimated() {
         assert_eq!(1024 * (40 + 64 + 64), WANT.bytes(2));
         assert_eq!(1024 * (64 * 2 + 8), WantedMap { map_type: 6, key_size: 4, ..WANT }.bytes(2));
