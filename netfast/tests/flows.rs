@@ -201,6 +201,8 @@ fn source_ports_that_run_out_are_counted_and_logged() -> Result<()> {
         stats.interfaces.iter().find(|row| row.reason == "ports_exhausted").context("no such reason")?;
     assert_eq!(("wan0", "drop", 1), (row.interface.as_str(), row.verdict.as_str(), row.count.packets));
     // The program's own line, in the agent's log.
-    wait_for("the program's line", PATIENCE, || Ok(agent.log().contains("192.0.2.10").then_some(())))?;
+    wait_for("the program's line", PATIENCE, || {
+        Ok(agent.log().contains("no free source port for a flow to port 5000").then_some(()))
+    })?;
     Ok(())
 }

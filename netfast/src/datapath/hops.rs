@@ -129,6 +129,10 @@ impl HopTable for Datapath {
         if present.ifindex != hop.ifindex || hop.flags & abi::HOP_VALID == 0 {
             table.store32(index, flags, 0);
         }
+        const {
+            assert!(offset_of!(NextHop, vlan) == offset_of!(NextHop, destination) + 6, "one word");
+            assert!(offset_of!(NextHop, mtu) == offset_of!(NextHop, source) + 6, "one word");
+        }
         let word = |mac: [u8; 6], half: u16| {
             let [a, b, c, d, e, f] = mac;
             let [g, h] = half.to_ne_bytes();
