@@ -52,7 +52,7 @@ pub fn netfast_filter(ctx: XdpContext) -> u32 {
 /// Packets that belong to no flow and that the filter allows.
 #[xdp]
 pub fn netfast_new(ctx: XdpContext) -> u32 {
-    go(&ctx, |ctx, run| Step::Done(slow::new_packet(ctx, run)))
+    go(&ctx, slow::new_packet)
 }
 
 /// Takes a step, and goes on as it says.

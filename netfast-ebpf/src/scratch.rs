@@ -41,7 +41,7 @@ pub struct Scratch {
     pub fib: bpf_fib_lookup,
     /// Where the packet is: `STAGE_…`.
     pub stage: u32,
-    /// Generation under which the filter has allowed the packet (`STAGE_RECHECKED`).
+    /// Generation under which the filter has allowed the packet.
     pub allowed: u32,
     /// 1: the packet's flow has just ended because its forward was removed.
     pub ended: u32,

@@ -15,7 +15,7 @@ use crate::{
     maps::{RULE_SETS, SCRATCH, SERVICES},
     new,
     run::Run,
-    scratch::{Memory, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED},
+    scratch::{Memory, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED, Scratch},
 };
 
 /// Where a frame goes on.
@@ -82,9 +82,9 @@ pub fn filter(ctx: &XdpContext, run: &Run) -> Step {
     if !classify::allows(run, packet, frame::length(ctx)) {
         return Step::Done(Outcome::drop(Reason::FilterDrop));
     }
+    scratch.allowed = run.generation;
     if scratch.stage == STAGE_RECHECK {
         scratch.stage = STAGE_RECHECKED;
-        scratch.allowed = run.generation;
         return Step::Known;
     }
     Step::New
@@ -92,10 +92,20 @@ pub fn filter(ctx: &XdpContext, run: &Run) -> Step {
 
 /// Decides a packet that belongs to no flow and that the filter allows.
 #[inline(always)]
-pub fn new_packet(ctx: &XdpContext, run: &Run) -> Outcome {
-    let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Outcome::drop(Reason::Internal) };
+pub fn new_packet(ctx: &XdpContext, run: &Run) -> Step {
+    let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
     // SAFETY: as above.
     let Memory { packet, scratch } = unsafe { &mut *memory };
+    // Another rule set was published since the filter was asked: no packet is decided by a mixture of two.
+    if scratch.allowed != run.generation {
+        return Step::Filter;
+    }
+    Step::Done(allowed_packet(ctx, run, packet, scratch))
+}
+
+/// See [`new_packet`].
+#[inline(always)]
+fn allowed_packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Outcome {
     if packet.destination_mac != run.mac {
         return Outcome::pass(Reason::NotOurMac);
     }
