@@ -73,7 +73,7 @@ reasons! {
     NotOurMac = 4, "not_our_mac", "addressed to another station, to a group or to all";
     NoService = 5, "no_service", "no service of netfast at its address and port";
     NotTcpUdp = 6, "not_tcp_udp", "ICMP or another protocol that is left to the kernel";
-    TtlExpired = 7, "ttl_expired", "TTL or hop limit is used up; the kernel answers";
+    TtlExpired = 7, "ttl_expired", "TTL or hop limit is used up";
     Unattached = 8, "unattached", "came in by an interface that the agent does not know yet";
     // By policy.
     Malformed = 9, "malformed", "truncated, or lengths that contradict each other";
@@ -89,14 +89,14 @@ reasons! {
     // Dropped because it cannot go on.
     NoTarget = 18, "no_target", "the forward has no target";
     HopUnresolved = 19, "hop_unresolved", "the next hop's MAC address is not known (yet); it is being asked for";
-    NoRoute = 20, "no_route", "no route to the target";
+    NoRoute = 20, "no_route", "no route to the target, or back to the client";
     MtuExceeded = 21, "mtu_exceeded", "larger than the MTU of the way out";
     PortsExhausted = 22, "ports_exhausted", "no free source port towards the target";
     FlowTableFull = 23, "flow_table_full", "the flow table is full; established flows go on";
     FlowConflict = 24, "flow_conflict", "another flow to this target uses the same addresses and ports";
     ForwardRemoved = 25, "forward_removed", "its forward was removed; the flow has ended";
     UdpZeroChecksum = 26, "udp_zero_checksum", "UDP over IPv6 without a checksum (RFC 8200 8.1)";
-    FragmentedService = 27, "fragmented_service", "first fragment to a service: handed to the kernel";
+    FragmentedService = 27, "fragmented_service", "first fragment to a service";
     RedirectFailed = 28, "redirect_failed", "the way out is not an interface that netfast can send by";
     Internal = 29, "internal", "a map that must be there is not: a bug, please report";
     // Echo guards (RFC 862, CVE-2024-2169).
