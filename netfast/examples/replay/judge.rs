@@ -2,20 +2,8 @@
 
 use netfast::datapath::sandbox::Ran;
 use netfast_common::{Reason, Verdict};
-use serde::Serialize;
 
 use crate::checksums;
-
-/// A rule that a frame broke.
-#[derive(Debug, Serialize)]
-pub struct Violation {
-    /// Number of the frame in the file, from 1.
-    pub frame: u64,
-    /// Which rule: a word.
-    pub kind: &'static str,
-    /// What was seen.
-    pub detail: String,
-}
 
 /// Holds what became of `input` to the rules.
 pub fn judge(input: &[u8], ran: &Ran) -> Option<(&'static str, String)> {

@@ -20,7 +20,7 @@ use netfast::{
 use netfast_common::{Reason, Verdict};
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 
-use report::{Counts, Report};
+use report::{Counts, Report, Violation};
 
 mod capture;
 mod checksums;
@@ -128,7 +128,7 @@ fn run(args: &Args) -> anyhow::Result<Report> {
                     Err(error) => Some(("run_error", error.to_string())),
                 };
                 if let Some((kind, detail)) = violation {
-                    report.violations.push(judge::Violation { frame: number, kind, detail });
+                    report.violations.push(Violation { frame: number, kind, detail });
                 }
                 ran
             };

@@ -5,8 +5,6 @@ use std::{collections::BTreeMap, fmt};
 use netfast_common::{Reason, Verdict};
 use serde::Serialize;
 
-use crate::judge::Violation;
-
 /// Version of the JSON form.
 const SCHEMA_VERSION: u32 = 1;
 
@@ -31,6 +29,17 @@ pub struct Report {
     other_station: Option<Counts>,
     /// What a person should know.
     pub notes: Vec<String>,
+}
+
+/// A rule that a frame broke.
+#[derive(Debug, Serialize)]
+pub struct Violation {
+    /// Number of the frame in the file, from 1.
+    pub frame: u64,
+    /// Which rule: a word.
+    pub kind: &'static str,
+    /// What was seen.
+    pub detail: String,
 }
 
 /// Counts of one way of looking at the frames.
