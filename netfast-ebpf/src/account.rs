@@ -32,8 +32,8 @@ impl Outcome {
     }
 }
 
-/// Row of the counters for interfaces that the agent has not announced (yet).
-pub const UNKNOWN_ROW: u32 = abi::MAX_INTERFACES - 1;
+/// Row of the counters for interfaces that the agent has not announced (yet): the one behind theirs.
+pub const UNKNOWN_ROW: u32 = abi::MAX_INTERFACES;
 
 /// Counts a frame of `bytes` and gives the driver its answer.
 #[inline(always)]

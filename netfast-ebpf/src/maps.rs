@@ -16,7 +16,8 @@ use netfast_common::{
 };
 
 const MMAP: usize = BPF_F_MMAPABLE as usize;
-const INTERFACE_COUNTER_ROWS: usize = (abi::MAX_INTERFACES * Reason::SLOTS * Verdict::COUNT) as usize;
+// One row more than interfaces: for those that are not known.
+const INTERFACE_COUNTER_ROWS: usize = ((abi::MAX_INTERFACES + 1) * Reason::SLOTS * Verdict::COUNT) as usize;
 
 /// Live settings. Agent writes, program reads.
 #[btf_map]

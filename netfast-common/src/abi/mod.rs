@@ -28,7 +28,7 @@ pub use rules::{
 /// Version of the layout of everything in this folder; also part of the pin directory's name.
 pub const ABI_VERSION: u32 = 1;
 
-/// Interfaces that can be attached at once; also the number of rows in the interface counters.
+/// Interfaces that can be attached at once. The interface counters have a row for each and one for unknown ones.
 pub const MAX_INTERFACES: u32 = 64;
 /// Slots of the direct-mapped table from ifindex to [`Interface`] (index: `ifindex & (IFINDEX_SLOTS - 1)`).
 pub const IFINDEX_SLOTS: u32 = 65_536;

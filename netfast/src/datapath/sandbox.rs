@@ -58,7 +58,7 @@ pub const SHORTEST_FRAME: usize = 14;
 pub const LONGEST_FRAME: usize = 4096 - 256 - 320;
 
 /// Row of the counters for interfaces that were not announced.
-const UNKNOWN_ROW: u16 = abi::MAX_INTERFACES as u16 - 1;
+const UNKNOWN_ROW: u16 = abi::MAX_INTERFACES as u16;
 /// Room that the answer may need beyond the frame: a VLAN tag or two.
 const GROWTH: usize = 64;
 

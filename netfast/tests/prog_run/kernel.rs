@@ -1,13 +1,15 @@
 //! What is not netfast's goes to the kernel unchanged, with its reason.
 
+use netfast::datapath::sandbox::{SMALL_TABLES, Sandbox};
 use netfast_common::{
     Reason::{self, *},
     Verdict::*,
+    abi::MAX_INTERFACES,
     wire::{ACK, SYN},
 };
 
 use crate::{
-    bed::{Bed, UNKNOWN_SIDE, scenarios},
+    bed::{Bed, CLIENT_SIDE, UNKNOWN_SIDE, scenarios},
     frames::{Extension, Frame, tcp, udp},
 };
 
@@ -103,4 +105,19 @@ fn a_service_is_found_by_all_of_its_key(bed: &mut Bed) {
 fn an_unannounced_interface(bed: &mut Bed) {
     let frame = udp("198.51.100.1:4000", "192.0.2.10:53").bytes();
     bed.expect_on("an interface that the agent does not know", UNKNOWN_SIDE, &frame, Pass, Unattached);
+}
+
+#[test]
+fn as_many_interfaces_as_are_promised() {
+    let mut sandbox = Sandbox::enter(SMALL_TABLES).unwrap();
+    let first = 100;
+    for index in first..first + MAX_INTERFACES {
+        sandbox.add_interface(&format!("nf{index}"), index, CLIENT_SIDE.1).unwrap();
+    }
+    for index in [first, first + MAX_INTERFACES - 1] {
+        let ran = sandbox.run(index, &[0; 60]).unwrap();
+        assert_eq!((Some(Pass), Some(NotIp)), (ran.verdict(), ran.reason()), "interface {index}");
+    }
+    let more = sandbox.add_interface("nf-more", first + MAX_INTERFACES, CLIENT_SIDE.1);
+    assert!(more.unwrap_err().to_string().contains("64 interfaces are attached already"));
 }
