@@ -107,7 +107,7 @@ pub fn bench_reference(ctx: XdpContext) -> u32 {
     let key = unsafe {
         ReferenceKey { source: load(ip + 12), destination: load(ip + 16), ports: load(ip + 20), protocol: 17 }
     };
-    let Some(flow) = REFERENCE.get_ptr_mut(&key) else { return xdp_action::XDP_PASS };
+    let Some(flow) = REFERENCE.get_ptr_mut(key) else { return xdp_action::XDP_PASS };
     // SAFETY: the element stays mapped while the program runs; the 42 bytes of the frame are there.
     unsafe {
         let flow = &mut *flow;
