@@ -41,6 +41,8 @@ use crate::{
 
 /// How often the engine looks whether something that is not in place can be now.
 const RETRY: Duration = Duration::from_secs(5);
+/// Local listeners are looked for once in so many retries: reading /proc/net/tcp of a busy host takes a while.
+const LISTENERS_EVERY: u32 = 12;
 
 enum Command {
     Change(ChangeRequest, oneshot::Sender<Result<ChangeReply, ErrorBody>>),
@@ -123,6 +125,7 @@ pub(super) struct Owner {
     reload_problem: Option<String>,
     host_problem: Option<String>,
     conflicts: Vec<String>,
+    retries: u32,
     sweep_now: Arc<Notify>,
 }
 
@@ -164,6 +167,7 @@ impl Owner {
             reload_problem: None,
             host_problem: None,
             conflicts: Vec::new(),
+            retries: 0,
             sweep_now,
         };
         owner.follow_host_tables();
@@ -275,6 +279,10 @@ impl Owner {
         }
         // Also finds programs that somebody else removed.
         self.reconcile().await;
+        self.retries += 1;
+        if self.retries.is_multiple_of(LISTENERS_EVERY) {
+            self.conflicts = tokio::task::block_in_place(|| listeners::conflicts(&self.intent.rules));
+        }
         self.snapshot();
     }
 

@@ -154,7 +154,9 @@ fn found(result: io::Result<i64>) -> io::Result<bool> {
 /// All keys of a small map.
 pub(super) fn keys<K: aya::Pod + Default>(map: BorrowedFd<'_>) -> io::Result<Vec<K>> {
     let mut keys: Vec<K> = Vec::new();
-    loop {
+    // The walk begins anew when the key it stands at is deleted meanwhile: it must end all the same.
+    let limit = map_info(map)?.max_entries as usize;
+    while keys.len() <= limit {
         let mut next = K::default();
         let mut attributes = ElementAttributes {
             map_fd: map.as_raw_fd() as u32,
@@ -163,10 +165,11 @@ pub(super) fn keys<K: aya::Pod + Default>(map: BorrowedFd<'_>) -> io::Result<Vec
             ..Default::default()
         };
         if !found(bpf(Command::MapGetNextKey, &mut attributes))? {
-            return Ok(keys);
+            break;
         }
         keys.push(next);
     }
+    Ok(keys)
 }
 
 #[repr(C)]
