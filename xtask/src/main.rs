@@ -13,6 +13,7 @@ mod build_ebpf;
 mod commands;
 mod demo;
 mod examples;
+mod fuzz;
 mod interrupt;
 mod lint;
 mod netns;
@@ -47,6 +48,7 @@ verbs! {
     Test => test,
     Lint => lint,
     Replay => replay,
+    Fuzz => fuzz,
     Bench => bench,
     Sandbox => sandbox,
 }

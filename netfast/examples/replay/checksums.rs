@@ -24,24 +24,6 @@ pub struct Sums {
     pub transport: Sum,
 }
 
-impl Sums {
-    /// What was right and is wrong afterwards, in words.
-    pub fn broken(self, after: Self) -> Option<&'static str> {
-        let broken = |before: Sum, after: Sum| match before {
-            Sum::Right => after != Sum::Right,
-            Sum::Unused => after != Sum::Unused,
-            Sum::None | Sum::Wrong => false,
-        };
-        if broken(self.network, after.network) {
-            Some("IPv4 header checksum")
-        } else if broken(self.transport, after.transport) {
-            Some("TCP or UDP checksum")
-        } else {
-            None
-        }
-    }
-}
-
 /// 0000 and FFFF are the same ones' complement number; a receiver accepts either.
 fn same(field: u16, computed: u16) -> Sum {
     if field == computed || (field == 0 && computed == 0xffff) || (field == 0xffff && computed == 0) {

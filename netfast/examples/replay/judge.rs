@@ -3,7 +3,7 @@
 use netfast::datapath::sandbox::Ran;
 use netfast_common::{Reason, Verdict};
 
-use crate::checksums;
+use crate::checksums::{self, Sum, Sums};
 
 /// Holds what became of `input` to the rules.
 pub fn judge(input: &[u8], ran: &Ran) -> Option<(&'static str, String)> {
@@ -25,9 +25,25 @@ pub fn judge(input: &[u8], ran: &Ran) -> Option<(&'static str, String)> {
         Verdict::Pass => None,
         Verdict::Transmit | Verdict::Redirect => {
             let (before, after) = (checksums::of(input), checksums::of(&ran.frame));
-            let broken = before.broken(after)?;
+            let broken = broken(before, after)?;
             Some(("wrong_checksum", format!("{}: {broken} was right and left wrong", reason.label())))
         }
+    }
+}
+
+/// What was right and is wrong afterwards, in words.
+pub fn broken(before: Sums, after: Sums) -> Option<&'static str> {
+    let broken = |before: Sum, after: Sum| match before {
+        Sum::Right => after != Sum::Right,
+        Sum::Unused => after != Sum::Unused,
+        Sum::None | Sum::Wrong => false,
+    };
+    if broken(before.network, after.network) {
+        Some("IPv4 header checksum")
+    } else if broken(before.transport, after.transport) {
+        Some("TCP or UDP checksum")
+    } else {
+        None
     }
 }
 

@@ -22,6 +22,7 @@ use netfast_common::{Reason, Verdict, abi::NextHop};
 use crate::{
     checksums::{self, Sum},
     frames::{Frame, Mac},
+    judge::broken,
 };
 
 /// Interface and MAC address towards the clients.
@@ -114,7 +115,7 @@ impl Bed {
                 let sums = checksums::of(&ran.frame);
                 assert_ne!(Sum::Wrong, sums.network, "{what}: IPv4 header checksum");
                 assert_ne!(Sum::Wrong, sums.transport, "{what}: transport checksum");
-                assert_eq!(None, checksums::of(frame).broken(sums), "{what}");
+                assert_eq!(None, broken(checksums::of(frame), sums), "{what}");
                 self.left.push(ran.frame.clone());
             }
             _ => {}

@@ -10,9 +10,14 @@ mod flows;
 mod forward;
 mod frames;
 mod hops;
+#[path = "../../examples/replay/judge.rs"]
+mod judge;
 mod kernel;
+#[path = "../../../netfast-common/fuzz/mutate.rs"]
+mod mutate;
 mod peers;
 mod policy;
+mod random;
 
 /// All scenarios, for tests that look at everything that left.
 const ALL: &[&[(&str, bed::Scenario)]] = &[
