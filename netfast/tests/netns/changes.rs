@@ -137,8 +137,10 @@ fn a_removed_forward_ends_its_flows() -> Result<()> {
     assert!(gone >= echoes.lost(), "{gone} packets handed on of {echoes:?}");
     // The kernel resets the client's connection.
     assert!(!transfer.wait(PATIENCE)?.success());
+    // Counted by whoever came first: the program with the flow's next packet, or the agent's sweep.
     let log = world.agent.log();
-    assert!(log.contains("flows ended, because their forward was removed"), "{log}");
+    let swept = log.contains("flows ended, because their forward was removed");
+    assert!(swept || world.reason("forward_removed")? > 0, "{log}");
     assert!(world.agent.stats()?.forwards.is_empty());
     // The same again is a new forward with new flows.
     world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {}:8080", TARGETS[1]))?;
@@ -188,7 +190,8 @@ fn a_change_that_fails_changes_nothing() -> Result<()> {
     let after = (world.netfast("export")?, world.agent.status()?.revision, world.agent.status()?.generation);
     assert_eq!(before, after);
     assert_eq!(1, world.flows("")?.len());
-    assert!(world.metric("netfast_config_applies_total{result=\"rejected\"}")? >= 3.0);
+    // The CLI sees to what it can see; an interface only the agent knows.
+    assert!(world.metric("netfast_config_applies_total{result=\"rejected\"}")? >= 1.0);
     world.sound()
 }
 

@@ -60,7 +60,11 @@ pub fn echoes(client: &Namespace, service: &str, rate: u32, stop: &AtomicBool) -
             .and_then(|oldest| waiting.get(oldest))
             .is_some_and(|(_, sent)| now.duration_since(*sent) < LATE);
         if !stopped && now >= next && !full {
-            socket.send(&datagram(echoes.sent)).context("send")?;
+            match socket.send(&datagram(echoes.sent)) {
+                // ICMP's answer to an earlier one: this one was not sent.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => continue,
+                sent => sent.context("send")?,
+            };
             waiting.push_back((echoes.sent, now));
             echoes.sent += 1;
             // A pause is not made up for.
@@ -103,13 +107,21 @@ pub fn during<T>(
     rate: u32,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Echoes)> {
+    /// Ends the stream also when `work` panics.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let guard = Stop(&stop);
         let stream = scope.spawn(|| echoes(client, service, rate, &stop));
         std::thread::sleep(Duration::from_millis(300));
         let done = work();
         std::thread::sleep(Duration::from_millis(300));
-        stop.store(true, Ordering::Relaxed);
+        drop(guard);
         let echoes = stream.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok((done?, echoes))
     })
