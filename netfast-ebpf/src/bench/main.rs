@@ -3,13 +3,6 @@
 //! TEST_RUN hands the same buffer to the program again and again. `bench_packet` makes of it a fresh packet of the next
 //! flow, then tail-calls the program under test. What it costs itself is measured by the same way to `bench_empty`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![cfg_attr(
-    target_arch = "bpf",
-    expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "a key given to a map by value is copied onto the stack of 512 bytes"
-    )
-)]
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
