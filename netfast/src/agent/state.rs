@@ -2,7 +2,7 @@
 //! statistics made from it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -106,6 +106,7 @@ impl Shared {
         let counters = self.datapath.counters();
         let mut rows: BTreeMap<(String, String), TargetCount> = BTreeMap::new();
         let mut sums = snapshot.gone.clone();
+        let forwards: HashSet<u32> = snapshot.ids.forwards().iter().map(|forward| forward.uid).collect();
         for target in snapshot.ids.targets() {
             let index = target.target.index;
             let to_target = counters.target(index, Direction::ToTarget);
@@ -113,7 +114,9 @@ impl Shared {
             let sum = sums.entry(target.forward_uid).or_default();
             *sum = [plus(sum[0], to_target), plus(sum[1], to_client)];
             let flows = flows.get(&index).copied().unwrap_or_default();
-            if !target.live && flows == 0 {
+            // A target that was just removed has no flows in the last tally, which is older; it is listed until its index is
+            // released, so that its counters do not come and go.
+            if !target.live && flows == 0 && !forwards.contains(&target.forward_uid) {
                 continue;
             }
             let (forward, address) = (target.forward.to_owned(), target.target.address.to_string());
