@@ -129,3 +129,33 @@ fn a_flood_of_openings_fills_the_half_open_table_and_nothing_else() -> Result<()
     assert!(web.flows_total > 1500, "the flood was one: {web:?}");
     world.sound()
 }
+
+#[test]
+fn a_full_flow_table_refuses_new_flows_and_keeps_the_old() -> Result<()> {
+    need!("python3");
+    let config = CONFIG.replace("flows = 65536", "flows = 1024");
+    let mut world = World::configured("full", &config)?;
+    world.udp_echo(0, "::", 5000)?;
+    let service = format!("{SERVICE}:5000");
+    world.netfast(&format!("forward add udp udp {service} --to {}:5000", TARGETS[0]))?;
+    let ((), echoes) = during(&world.client, &service, 200, || {
+        let mut answered = 0;
+        for port in 10_000..11_400 {
+            // One after the other: a process may not have that many open.
+            let socket = world.client.enter(|| std::net::UdpSocket::bind(("0.0.0.0", port)))??;
+            socket.connect(&service)?;
+            socket.set_read_timeout(Some(Duration::from_millis(10)))?;
+            socket.send(b"room?")?;
+            answered += usize::from(socket.recv(&mut [0; 16]).is_ok());
+        }
+        let stats = world.agent.stats()?;
+        assert!(
+            (100..=1024).contains(&answered) && stats.flows.confirmed <= stats.flows.confirmed_max,
+            "{answered}: {stats:?}"
+        );
+        Ok(())
+    })?;
+    assert_eq!(0, echoes.lost(), "{echoes:?}");
+    assert!(world.reason("flow_table_full")? >= 300);
+    world.sound()
+}

@@ -163,3 +163,78 @@ fn a_target_that_is_down_is_counted_and_told_and_used_again() -> Result<()> {
     world.agent.wait_status("all well", |status| status.problems.is_empty())?;
     world.sound()
 }
+
+#[test]
+fn a_host_that_is_no_router_answers_by_the_way_that_clients_came() -> Result<()> {
+    need!("python3");
+    let mut world = World::new("hopnofwd")?;
+    world.host.sysctl("net.ipv4.ip_forward", "0")?;
+    world.host.sysctl("net.ipv6.conf.all.forwarding", "0")?;
+    world.udp_echo(0, "::", 5000)?;
+    world.netfast(&format!("forward add udp udp {SERVICE}:5000 --to {}:5000", TARGETS[0]))?;
+    world.netfast(&format!("forward add udp6 udp [{SERVICE6}]:5000 --to [{}]:5000", TARGETS6[0]))?;
+    for (service, mac) in services().iter().zip(["02:00:00:00:09:01", "02:00:00:00:09:02"]) {
+        let ((), echoes) = during(&world.client, service, 200, || Ok(()))?;
+        assert_eq!(0, echoes.lost(), "{service}: {echoes:?}");
+        // The station changes, and says so.
+        world.client.sysctl("net.ipv4.conf.eth0.arp_notify", "1")?;
+        world.client.sysctl("net.ipv6.conf.eth0.ndisc_notify", "1")?;
+        world.client.ip(&["link", "set", "dev", "eth0", "address", mac])?;
+        until_answered(&world, service)?;
+    }
+    world.sound()
+}
+
+#[test]
+fn clients_behind_a_router_are_answered_by_the_route_to_them() -> Result<()> {
+    need!("python3");
+    let mut world = World::new("hoprouter")?;
+    world.udp_echo(0, "::", 5000)?;
+    world.netfast(&format!("forward add udp udp {SERVICE}:5000 --to {}:5000", TARGETS[0]))?;
+    world.netfast(&format!("forward add udp6 udp [{SERVICE6}]:5000 --to [{}]:5000", TARGETS6[0]))?;
+    // The client becomes the router of a network behind it; the host has a route to that network.
+    let far = world.bed.namespace("far")?;
+    world.bed.veth((&far, "eth0"), (&world.client, "eth1"))?;
+    world.client.forwarding()?;
+    for (namespace, device, address) in [
+        (&world.client, "eth1", "10.77.0.1/24"),
+        (&world.client, "eth1", "2001:db8:77::1/64"),
+        (&far, "eth0", "10.77.0.2/24"),
+        (&far, "eth0", "2001:db8:77::2/64"),
+    ] {
+        namespace.address(device, address)?;
+    }
+    far.route("default via 10.77.0.1")?;
+    far.route("default via 2001:db8:77::1")?;
+    world.host.route("10.77.0.0/24 via 198.51.100.2")?;
+    world.host.route("2001:db8:77::/64 via 2001:db8:ff::2")?;
+    for service in services() {
+        wait_for("the way to become known", PATIENCE, || {
+            let ((), echoes) = during(&far, &service, 100, || Ok(()))?;
+            Ok((echoes.lost() == 0 && echoes.sent > 20).then_some(()))
+        })?;
+    }
+    world.sound()
+}
+
+#[test]
+fn an_interface_that_was_made_again_forwards_again() -> Result<()> {
+    need!("python3");
+    let world = start("hopiface")?;
+    for service in services() {
+        until_answered(&world, &service)?;
+    }
+    world.host.ip(&["link", "del", "lan1"])?;
+    world.agent.wait_status("the loss", |status| !status.ready)?;
+    world.bed.veth((&world.targets[0], "eth0"), (&world.host, "lan1"))?;
+    world.host.address("lan1", "10.0.1.1/24")?;
+    world.host.address("lan1", "2001:db8:1::1/64")?;
+    world.targets[0].address("eth0", &format!("{}/24", TARGETS[0]))?;
+    world.targets[0].address("eth0", &format!("{}/64", TARGETS6[0]))?;
+    world.targets[0].xdp_pass("eth0")?;
+    world.agent.wait_status("its return", |status| status.ready)?;
+    for service in services() {
+        until_answered(&world, &service)?;
+    }
+    Ok(())
+}
