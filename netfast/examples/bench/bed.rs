@@ -20,7 +20,7 @@ use netfast::{
     rules::{
         compile,
         ids::Ids,
-        images::{HostView, TargetRoute},
+        images::{HostView, Images, TargetRoute},
     },
 };
 use netfast_common::{
@@ -88,6 +88,7 @@ pub struct Bed {
     bench: Ebpf,
     ifindex: u32,
     installed: u32,
+    images: Images,
     datapath: Datapath,
     _dir: tempfile::TempDir,
 }
@@ -132,6 +133,7 @@ impl Bed {
             bench,
             ifindex,
             installed: 0,
+            images,
 
             datapath,
             _dir: dir,
@@ -166,6 +168,8 @@ impl Bed {
 
     /// Puts flows `0..count` into the tables, and gives the plan to the program that makes packets.
     pub fn prepare(&mut self, count: u32, plan: &Plan) -> Result<()> {
+        // A new generation: no line that another case has left in the flow cache takes up room.
+        self.datapath.publish(&self.images);
         let mut flows = HashMap::try_from(Map::HashMap(self.map("FLOWS")?))?;
         let generation = self.datapath.generation();
         while self.installed < count {
@@ -233,6 +237,9 @@ impl Bed {
         let (high, port) = (n / PORTS_PER_ADDRESS, (FIRST_PORT + n % PORTS_PER_ADDRESS) as u16);
         let at = |base: [u8; 4]| Ipv4Addr::from(u32::from_be_bytes(base) + high);
         let (client, source) = (at(CLIENTS), at(SOURCES));
+        let uids: Vec<(u16, u32)> =
+            self.images.forwards.iter().map(|(i, forward)| (*i, forward.uid)).collect();
+        let uid = |forward| uids.iter().find(|(i, _)| *i == forward).map_or(0, |(_, uid)| *uid);
         let mut put =
             |client: [u8; 16], service: [u8; 16], source: [u8; 16], target: [u8; 16], index: u16| {
                 let key = FlowKey {
@@ -248,7 +255,7 @@ impl Bed {
                 let original = Flow {
                     translated,
                     generation,
-                    forward_uid: 1,
+                    forward_uid: uid(u16::from(index == TARGETS)),
                     target: index,
                     next_hop: HOP,
                     forward: u16::from(index == TARGETS),
