@@ -174,7 +174,7 @@ fn a_change_that_fails_changes_nothing() -> Result<()> {
         // 22: more than fits.
         (good.clone() + &many, 3, "limit"),
         // 27: a mistake, with its place.
-        (good.clone() + "[[filter]]\naction = \"dorp\"\n", 3, "bad.toml:8:10"),
+        (good.clone() + "[[filter]]\naction = \"refuse\"\n", 3, "bad.toml:8:10"),
     ];
     let ((), echoes) = during(&world.client, &service, 200, || {
         for (text, code, word) in &cases {
