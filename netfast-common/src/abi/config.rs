@@ -22,7 +22,7 @@ pub struct Config {
     /// A cached line's age is counted in units of `jiffies >> stamp_shift` (about a second).
     pub stamp_shift: u32,
     /// Age in those units from which a line must be confirmed by the flow table again. At most a quarter of the
-    /// shortest timeout of a confirmed flow, so that a line is void long before its flow can expire.
+    /// shortest timeout of a confirmed flow (half of that after a RST: such a flow gets no new lines), so that a line is void long before its flow can expire.
     pub line_lifetime: u32,
     /// First and last source port (host order) that `nat` gives out.
     pub nat_port_low: u32,
