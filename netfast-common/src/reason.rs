@@ -103,6 +103,20 @@ reasons! {
     EchoNotAllowed = 30, "echo_not_allowed", "source is not on the echo reflector's allow-list";
     EchoLoop = 31, "echo_loop", "source port could answer an answer: it might start a loop";
     EchoRate = 32, "echo_rate", "source is over the echo reflector's rate";
+    // ICMP and fragments of flows.
+    IcmpError = 33, "icmp_error", "ICMP error about a flow, translated and sent on";
+    FragmentUnknown = 34, "fragment_unknown", "later fragment whose first fragment was not seen";
+    // New flows that are refused.
+    SnatFiltered = 35, "snat_filtered", "to a source NAT mapping, from a peer that its filtering does not let in";
+    FlowQuota = 36, "flow_quota", "source is over its quota of new flows";
+    // By policy, too.
+    TcpFlags = 37, "tcp_flags", "TCP flags that no connection has (none, SYN with FIN, ...)";
+    IpOptions = 38, "ip_options", "IPv4 options other than source routes";
+    BadChecksum = 39, "bad_checksum", "IPv4 header checksum is wrong";
+    Untranslatable = 40, "untranslatable", "cannot be translated to the target's IP version";
+    // By the operator's rules, too.
+    FilterReject = 41, "filter_reject", "refused by a filter rule, with an answer";
+    FilterLimit = 42, "filter_limit", "over the rate of a filter rule";
 }
 
 #[cfg(test)]

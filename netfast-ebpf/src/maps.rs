@@ -141,7 +141,7 @@ pub static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
 
 /// Tail calls: `abi::TAIL_SLOW` and so on. Agent writes.
 #[btf_map]
-pub static PROGRAMS: ProgramArray<8> = ProgramArray::new();
+pub static PROGRAMS: ProgramArray<{ abi::TAIL_SLOTS as usize }> = ProgramArray::new();
 
 /// Working memory of the slow program: what does not fit its 512 bytes of stack.
 #[btf_map]

@@ -60,8 +60,10 @@ pub const TAIL_KNOWN: u32 = 1;
 pub const TAIL_FILTER: u32 = 2;
 /// Element of the map `PROGRAMS`: the program `netfast_new`.
 pub const TAIL_NEW: u32 = 3;
+/// Elements of the map `PROGRAMS`.
+pub const TAIL_SLOTS: u32 = 16;
 /// The programs that tail calls lead to, with their elements of `PROGRAMS`.
-pub const TAIL_CALLS: [(u32, &str); 4] = [
+pub const TAIL_CALLS: &[(u32, &str)] = &[
     (TAIL_SLOW, "netfast_slow"),
     (TAIL_KNOWN, "netfast_known"),
     (TAIL_FILTER, "netfast_filter"),

@@ -150,7 +150,7 @@ impl Bed {
     /// Programs with the numbers of instructions that the verifier went through.
     pub fn verified(&self) -> Result<Vec<(String, u32)>> {
         let mut rows = Vec::new();
-        for (_, name) in [(0, "netfast")].into_iter().chain(abi::TAIL_CALLS) {
+        for (_, name) in [(0, "netfast")].into_iter().chain(abi::TAIL_CALLS.iter().copied()) {
             let info = aya::programs::ProgramInfo::from_pin(self.pin_dir.join("programs").join(name))?;
             rows.push((name.to_owned(), info.verified_instruction_count().unwrap_or(0)));
         }

@@ -25,8 +25,9 @@ pub(super) const ENTRY: &str = "netfast";
 pub(super) const CLOCK: &str = "netfast_clock";
 
 /// All programs.
-const PROGRAMS: [&str; 6] =
-    [ENTRY, TAIL_CALLS[0].1, TAIL_CALLS[1].1, TAIL_CALLS[2].1, TAIL_CALLS[3].1, CLOCK];
+fn programs() -> impl Iterator<Item = &'static str> {
+    [ENTRY].into_iter().chain(TAIL_CALLS.iter().map(|(_, name)| *name)).chain([CLOCK])
+}
 
 /// What was loaded.
 pub(super) struct Loaded {
@@ -113,13 +114,13 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 
 impl Loaded {
     fn load_programs(&mut self) -> Result<(), DatapathError> {
-        for name in PROGRAMS {
+        for name in programs() {
             let program = self.xdp(name)?;
             program.load().map_err(|error| verifier(name, error))?;
         }
         // Each program before the one that goes on in it: a program of the same ABI that is already attached calls the
         // new ones from here on, and the new entry program finds them in their places.
-        for (element, name) in TAIL_CALLS.into_iter().rev() {
+        for (element, name) in TAIL_CALLS.iter().copied().rev() {
             let program = self
                 .xdp(name)?
                 .fd()
@@ -133,7 +134,7 @@ impl Loaded {
                 .and_then(|mut programs| programs.set(element, &program, 0))
                 .map_err(|error| DatapathError::Object(chain(&error)))?;
         }
-        for name in PROGRAMS {
+        for name in programs() {
             let fd = self.program_fd(name)?;
             let path = self.pins.program(name);
             let _ = std::fs::remove_file(&path);
