@@ -1,0 +1,194 @@
+//! What the operator asks for: the rules and the intent.
+
+use std::{fmt, str::FromStr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::*;
+
+/// The rules: the contents of `rules.toml` and the part of the intent that `apply` replaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rules {
+    /// Forwards, by name unique.
+    #[serde(default, rename = "forward", skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
+    /// UDP echo reflectors, by listening address unique.
+    #[serde(default, rename = "echo", skip_serializing_if = "Vec::is_empty")]
+    pub echoes: Vec<Echo>,
+    /// Filter rules in order: the first that matches decides.
+    #[serde(default, rename = "filter", skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<FilterRule>,
+}
+
+/// A forward: a service whose connections go to targets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// Name: 1 to 63 of `a-z A-Z 0-9 - _ .`, beginning with a letter or digit.
+    pub name: String,
+    /// TCP or UDP.
+    pub protocol: Transport,
+    /// Where it listens: `192.0.2.10:443`, `192.0.2.10:27000-27099`, `[2001:db8::1]:443`.
+    pub listen: Endpoint,
+    /// How packets go to the targets.
+    #[serde(default)]
+    pub mode: ForwardMode,
+    /// The targets.
+    #[serde(default, rename = "target", skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+/// A target of a forward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Address and port; for a forward of a range, a range of the same length (or its first port only).
+    pub address: Endpoint,
+    /// Share of new flows relative to the other targets', 1 to 256.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u16,
+}
+
+fn one() -> u16 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_one(weight: &u16) -> bool {
+    *weight == 1
+}
+
+/// A UDP echo reflector (RFC 862).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Echo {
+    /// Where it listens (one port).
+    pub listen: Endpoint,
+    /// Sources that may use it; none of them: nobody may.
+    pub allow: Vec<IpNet>,
+    /// Packets a second that one source address may have reflected.
+    #[serde(default = "default_rate")]
+    pub rate: u32,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+/// Default of [`Echo::rate`], packets a second and source.
+pub const DEFAULT_ECHO_RATE: u32 = 1000;
+
+fn default_rate() -> u32 {
+    DEFAULT_ECHO_RATE
+}
+
+/// A filter rule. What is not given matches anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilterRule {
+    /// What happens to a packet that matches.
+    pub action: FilterAction,
+    /// Name, unique among the filter rules; only named rules have a metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Source prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src: Option<IpNet>,
+    /// Destination prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dst: Option<IpNet>,
+    /// IP protocol: `tcp`, `udp`, `icmp`, `icmpv6` or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proto: Option<Protocol>,
+    /// Source port or range (TCP and UDP).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sport: Option<PortRange>,
+    /// Destination port or range (TCP and UDP).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dport: Option<PortRange>,
+    /// Interface that the packet came in by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// IP version, 4 or 6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u8>,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+words! {
+    /// Transport protocol of a forward.
+    Transport {
+        /// TCP.
+        Tcp = "tcp",
+        /// UDP.
+        Udp = "udp",
+    }
+}
+
+words! {
+    /// How a forward sends packets to its targets.
+    #[derive(Default)]
+    ForwardMode {
+        /// Both addresses are rewritten; replies come back through this host whatever the target's routes say.
+        #[default]
+        Nat = "nat",
+        /// The client's address is kept; the target routes its replies through this host.
+        Dnat = "dnat",
+    }
+}
+
+words! {
+    /// What a filter rule does.
+    #[derive(Default)]
+    FilterAction {
+        /// The packet goes on.
+        Allow = "allow",
+        /// The packet is dropped.
+        #[default]
+        Drop = "drop",
+    }
+}
+
+words! {
+    /// How a program is attached.
+    #[derive(Default)]
+    AttachMode {
+        /// In the driver; an error where it cannot be.
+        #[default]
+        Native = "native",
+        /// In the kernel's generic hook, behind the driver: slow, works everywhere.
+        Generic = "generic",
+        /// Native where the driver can, else generic.
+        Auto = "auto",
+    }
+}
+
+/// An interface that the operator wants netfast on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// Name of the interface.
+    pub interface: String,
+    /// How.
+    #[serde(default)]
+    pub mode: AttachMode,
+}
+
+/// The whole intent, as stored and as `GET /v1/intent` answers it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Counts changes; each acknowledged change has its own.
+    pub revision: u64,
+    /// Interfaces attached by `netfast attach` (those of agent.toml are not repeated here).
+    #[serde(default)]
+    pub attachments: Vec<Attachment>,
+    /// The rules.
+    #[serde(default)]
+    pub rules: Rules,
+}

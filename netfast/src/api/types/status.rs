@@ -1,0 +1,164 @@
+//! Status and statistics.
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+
+/// Answer of `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Version of the agent.
+    pub version: String,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// ABI version of program and maps.
+    pub abi_version: u32,
+    /// Revision of the intent.
+    pub revision: u64,
+    /// Revision that the datapath runs.
+    pub applied_revision: u64,
+    /// Generation of the rule set in the datapath.
+    pub generation: u32,
+    /// True if everything that was asked for is in place.
+    pub ready: bool,
+    /// What is not in place, a line each.
+    pub problems: Vec<String>,
+    /// Interfaces.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Numbers of rules.
+    pub forwards: usize,
+    /// See `forwards`.
+    pub targets: usize,
+    /// See `forwards`.
+    pub echoes: usize,
+    /// See `forwards`.
+    pub filters: usize,
+    /// Flows in the table.
+    pub flows: u64,
+    /// Flows that fit.
+    pub flows_max: u64,
+}
+
+/// State of an attached interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Name at present.
+    pub name: String,
+    /// Index.
+    pub ifindex: u32,
+    /// Driver, as ethtool tells it.
+    pub driver: String,
+    /// Mode asked for.
+    pub mode: AttachMode,
+    /// `native` or `generic`, if attached.
+    pub attached: Option<AttachMode>,
+    /// Carrier is there.
+    pub up: bool,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Why it is not attached.
+    pub problem: Option<String>,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Answer of `GET /v1/stats`: the one source of statistics for the CLI and the exporter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Per interface, verdict and reason; rows without packets are left out.
+    pub interfaces: Vec<InterfaceCount>,
+    /// Per forward.
+    pub forwards: Vec<ForwardCount>,
+    /// Per target.
+    pub targets: Vec<TargetCount>,
+    /// Per echo reflector.
+    pub echoes: Vec<NamedCount>,
+    /// Per filter rule, in order.
+    pub filters: Vec<NamedCount>,
+    /// Flow tables.
+    pub flows: FlowSummary,
+    /// Fill of the maps that can run full.
+    #[serde(default)]
+    pub maps: Vec<MapFill>,
+    /// Events of the datapath that the agent could not take in, since it started.
+    #[serde(default)]
+    pub events_lost: u64,
+}
+
+/// Fill of a map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapFill {
+    /// Name of the map.
+    pub map: String,
+    /// Entries in use (a flow has two).
+    pub entries: u64,
+    /// Entries that fit.
+    pub max_entries: u64,
+}
+
+/// A row of [`Stats::interfaces`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceCount {
+    /// Name of the interface.
+    pub interface: String,
+    /// Label of the verdict.
+    pub verdict: String,
+    /// Label of the reason.
+    pub reason: String,
+    /// How much.
+    #[serde(flatten)]
+    pub count: Count,
+}
+
+/// A row of [`Stats::forwards`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardCount {
+    /// Name of the forward.
+    pub forward: String,
+    /// Client to target.
+    pub to_target: Count,
+    /// Target to client.
+    pub to_client: Count,
+    /// Flows that exist now.
+    pub flows: u64,
+    /// Flows made since the forward exists.
+    pub flows_total: u64,
+}
+
+/// A row of [`Stats::targets`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetCount {
+    /// Name of the forward.
+    pub forward: String,
+    /// Address of the target.
+    pub target: String,
+    /// Client to target.
+    pub to_target: Count,
+    /// Target to client.
+    pub to_client: Count,
+    /// Flows that exist now.
+    pub flows: u64,
+}
+
+/// A counter with a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedCount {
+    /// Listening address of an echo reflector; name or position of a filter rule.
+    pub name: String,
+    /// How much.
+    #[serde(flatten)]
+    pub count: Count,
+}
