@@ -196,6 +196,20 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// RFC 6864 4: the identification is not touched, DF is not cleared; nor is the rest (RFC 791, RFC 8200).
+        #[test]
+        fn nothing_else_of_the_header_changes(before4 in prop::collection::vec(any::<u8>(), 20), before6 in prop::collection::vec(any::<u8>(), 40), new in any::<[u8; 4]>()) {
+            let mut header = before4.clone();
+            ipv4(&mut header, native(new), native(new));
+            prop_assert_eq!(&header[..8], &before4[..8]);
+            prop_assert_eq!(header[9], before4[9]);
+            let mut header = before6.clone();
+            ipv6(&mut header, [native(new); 4], [native(new); 4]);
+            prop_assert_eq!(&header[..7], &before6[..7]);
+        }
+    }
+
     #[test]
     fn ports_swap() {
         assert_eq!(swap_ports(native([1, 2, 3, 4])), native([3, 4, 1, 2]));
