@@ -117,6 +117,8 @@ reasons! {
     // By the operator's rules, too.
     FilterReject = 41, "filter_reject", "refused by a filter rule, with an answer";
     FilterLimit = 42, "filter_limit", "over the rate of a filter rule";
+    // By policy, too: like malformed ones, since nothing can be judged.
+    HeadersSplit = 43, "headers_split", "driver put the headers beyond the frame's first buffer; netfast cannot read them";
 }
 
 #[cfg(test)]

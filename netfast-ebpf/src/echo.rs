@@ -46,7 +46,8 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16) -> Outco
     cache::fill(run, packet.version, &packet.key, &line);
     let (high, low) = addr::words(&packet.key.source);
     let tag = source_tag(high, low, index, run.config.seed);
-    answer(ctx, run, packet.version, packet.l3 as usize & 0x1f, packet.l4 as usize, index, tag)
+    let length = frame::length(ctx);
+    answer(ctx, run, packet.version, packet.l3 as usize & 0x1f, packet.l4 as usize, index, tag, length)
 }
 
 /// What a source is called in the rate limiter.
@@ -56,8 +57,9 @@ pub fn source_tag(high: u64, low: u64, index: u16, seed: u32) -> u32 {
 }
 
 /// Sends the frame back with everything swapped, if its source is within its rate. Swapped words do not change a
-/// checksum.
+/// checksum. `length`: bytes of the whole frame.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined; the hot program has them in registers")]
 pub fn answer(
     ctx: &XdpContext,
     run: &Run,
@@ -66,6 +68,7 @@ pub fn answer(
     l4: usize,
     index: u16,
     tag: u32,
+    length: usize,
 ) -> Outcome {
     if !within_rate(run, index, tag) {
         return Outcome::drop(Reason::EchoRate);
@@ -87,7 +90,7 @@ pub fn answer(
     macs.put(0, u32::from_ne_bytes([s0, s1, s2, s3]));
     macs.put(1, u32::from_ne_bytes([s4, s5, d0, d1]));
     macs.put(2, u32::from_ne_bytes([d2, d3, d4, d5]));
-    account::add(&ECHO_COUNTERS, index as u32, frame::length(ctx));
+    account::add(&ECHO_COUNTERS, index as u32, length);
     Outcome::new(Verdict::Transmit, Reason::Echoed)
 }
 

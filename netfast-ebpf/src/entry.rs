@@ -1,4 +1,7 @@
 //! The programs. Each frame is counted here, once, and nowhere else.
+//!
+//! All are multi-buffer capable (`frags`): the kernel's tail calls go only between programs of one kind. In such a program
+//! `data..data_end` is the first buffer, which may be shorter than the frame.
 
 use aya_ebpf::{
     bindings::xdp_action,
@@ -20,37 +23,37 @@ use crate::{
 };
 
 /// Entry, attached to interfaces: packets of cached flows; the rest by tail call to [`netfast_slow`].
-#[xdp]
+#[xdp(frags)]
 pub fn netfast(ctx: XdpContext) -> u32 {
     let Some(run) = run::begin(&ctx) else { return xdp_action::XDP_PASS };
-    let bytes = frame::length(&ctx);
+    let bytes = frame::linear(&ctx);
     if let Some(outcome) = hot::decide(&ctx, &run) {
         return account::finish(run.row, bytes, outcome);
     }
     let outcome = follow(&ctx, TAIL_SLOW);
-    account::finish(run.row, bytes, outcome)
+    account::finish(run.row, frame::length(&ctx), outcome)
 }
 
 /// Reads what [`netfast`] leaves.
-#[xdp]
+#[xdp(frags)]
 pub fn netfast_slow(ctx: XdpContext) -> u32 {
     go(&ctx, slow::read)
 }
 
 /// Packets that may belong to a flow in the tables.
-#[xdp]
+#[xdp(frags)]
 pub fn netfast_known(ctx: XdpContext) -> u32 {
     go(&ctx, slow::known_packet)
 }
 
 /// The filter: for packets that belong to no flow, and for flows that were allowed by another rule set.
-#[xdp]
+#[xdp(frags)]
 pub fn netfast_filter(ctx: XdpContext) -> u32 {
     go(&ctx, slow::filter)
 }
 
 /// Packets that belong to no flow and that the filter allows.
-#[xdp]
+#[xdp(frags)]
 pub fn netfast_new(ctx: XdpContext) -> u32 {
     go(&ctx, slow::new_packet)
 }
@@ -78,7 +81,7 @@ fn follow(ctx: &XdpContext, program: u32) -> Outcome {
 }
 
 /// Never attached: run by the agent to learn how many jiffies a second has.
-#[xdp]
+#[xdp(frags)]
 pub fn netfast_clock(_ctx: XdpContext) -> u32 {
     if let Some(clock) = CLOCK.get_ptr_mut(0) {
         // SAFETY: helpers without preconditions; the element is written whole before the agent reads it.

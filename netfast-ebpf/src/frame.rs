@@ -1,7 +1,10 @@
 //! Packet memory: the only file that turns packet addresses into references.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use netfast_common::{rewrite::Words, wire::Cursor};
+
+/// Link header with two tags, IPv6 header, extension headers, TCP header.
+const LONGEST_HEADERS: usize = 22 + 40 + 2048 + 20;
 
 /// A cursor over the frame, for the parser of `netfast-common`.
 #[derive(Clone)]
@@ -9,13 +12,23 @@ pub struct FrameCursor {
     start: usize,
     position: usize,
     end: usize,
+    /// Bytes of the frame in buffers after the first.
+    beyond: usize,
 }
 
 impl FrameCursor {
     /// A cursor at the beginning of the frame.
     #[inline(always)]
     pub fn new(ctx: &XdpContext) -> Self {
-        Self { start: ctx.data(), position: ctx.data(), end: ctx.data_end() }
+        let beyond = length(ctx) - linear(ctx);
+        Self { start: ctx.data(), position: ctx.data(), end: ctx.data_end(), beyond }
+    }
+
+    /// Whether headers may lie beyond what can be read here: the frame goes on in a second buffer, and the first one holds
+    /// less than the longest headers that are read.
+    #[inline(always)]
+    pub fn is_short(&self) -> bool {
+        self.beyond != 0 && self.end - self.start < LONGEST_HEADERS
     }
 }
 
@@ -60,7 +73,7 @@ impl Cursor for FrameCursor {
     fn remaining(&self) -> usize {
         // The compiler must not conclude from a length that was compared with this that a later `take` cannot fail: the
         // verifier wants to see each check against the end of the frame.
-        core::hint::black_box(self.end - self.position)
+        core::hint::black_box(self.end - self.position) + self.beyond
     }
 
     #[inline(always)]
@@ -144,8 +157,15 @@ impl<const N: usize> Words for Header<N> {
     }
 }
 
-/// Length of the frame in bytes, without FCS.
+/// Bytes of the frame that lie in its first buffer. That is all of a frame whose IP packet ends there.
+#[inline(always)]
+pub fn linear(ctx: &XdpContext) -> usize {
+    ctx.data_end() - ctx.data()
+}
+
+/// Length of the frame in bytes over all its buffers, without FCS. A helper call.
 #[inline(always)]
 pub fn length(ctx: &XdpContext) -> usize {
-    ctx.data_end() - ctx.data()
+    // SAFETY: the context is valid.
+    unsafe { bpf_xdp_get_buff_len(ctx.ctx) as usize }
 }

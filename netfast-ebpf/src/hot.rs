@@ -1,5 +1,6 @@
 //! The hot program's way: a plain packet of a cached flow. No helper that is not inlined, no hash map, one cache line of
-//! the flow cache. Whatever is not plain or not cached is left, untouched, to the slow program.
+//! the flow cache. Whatever is not plain or not cached is left, untouched, to the slow program; so are frames whose IP
+//! packet goes on in a second buffer (XDP multi-buffer: jumbo frames), for which the extra work is small beside their size.
 
 use aya_ebpf::programs::XdpContext;
 use netfast_common::{
@@ -110,7 +111,7 @@ fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     if kind == LineKind::Echo as u8 {
         let (high, low) = addr::words(&addr::from_v4(source.to_ne_bytes()));
         let tag = echo::source_tag(high, low, line.target, run.config.seed);
-        return Some(echo::answer(ctx, run, 4, l3, l3 + 20, line.target, tag));
+        return Some(echo::answer(ctx, run, 4, l3, l3 + 20, line.target, tag, end - data));
     }
     let (target, hop) = way_out(line.target, line.next_hop, end - ip)?;
     let (ports, new_source) = translation(kind, target, ports, line.tail);
@@ -154,7 +155,7 @@ fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     if kind == LineKind::Echo as u8 {
         let tag =
             echo::source_tag(u64::from_be(words[0]), u64::from_be(words[1]), line.target, run.config.seed);
-        return Some(echo::answer(ctx, run, 6, l3, l3 + 40, line.target, tag));
+        return Some(echo::answer(ctx, run, 6, l3, l3 + 40, line.target, tag, end - data));
     }
     let (target, hop) = way_out(line.target, line.next_hop, end - ip)?;
     let (ports, new_source) = translation(kind, target, ports, line.tail);

@@ -42,8 +42,9 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
     *packet = Packet::default();
     scratch.ended = 0;
     scratch.stage = STAGE_NEW;
-    if let Err(reason) = wire::parse(&mut frame::FrameCursor::new(ctx), packet) {
-        return Step::Done(unreadable(run, reason));
+    let mut cursor = frame::FrameCursor::new(ctx);
+    if let Err(reason) = wire::parse(&mut cursor, packet) {
+        return Step::Done(unreadable(run, if cursor.is_short() { Reason::HeadersSplit } else { reason }));
     }
     if packet.is_martian() {
         return Step::Done(by_policy(run, PolicyClass::Martian, Reason::Martian));
@@ -161,7 +162,7 @@ fn service(run: &Run, packet: &Packet) -> u32 {
 #[inline(always)]
 fn unreadable(run: &Run, reason: Reason) -> Outcome {
     match reason {
-        Reason::Malformed => by_policy(run, PolicyClass::Malformed, reason),
+        Reason::Malformed | Reason::HeadersSplit => by_policy(run, PolicyClass::Malformed, reason),
         Reason::DeepVlan => by_policy(run, PolicyClass::DeepVlan, reason),
         Reason::SourceRoute => by_policy(run, PolicyClass::SourceRoute, reason),
         Reason::Ipv6Extensions => by_policy(run, PolicyClass::Ipv6Extensions, reason),

@@ -54,7 +54,7 @@ fn put<T>(data: usize, end: usize, offset: u32, value: T) {
 }
 
 /// Makes the packet of the next flow and goes on in the program under test.
-#[xdp]
+#[xdp(frags)]
 pub fn bench_packet(ctx: XdpContext) -> u32 {
     let Some(plan) = PLAN.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
     // SAFETY: the benchmark runs on one CPU.
@@ -84,14 +84,14 @@ pub fn bench_packet(ctx: XdpContext) -> u32 {
 }
 
 /// The floor: sends the frame back as it is.
-#[xdp]
+#[xdp(frags)]
 pub fn bench_empty(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_TX
 }
 
 /// The reference: a minimal forwarder with one BPF hash. Parses Ethernet, IPv4 and UDP, looks the five-tuple up, keeps the
 /// flow's age by the coarsest clock, rewrites addresses, ports, TTL, checksums and MAC addresses.
-#[xdp]
+#[xdp(frags)]
 pub fn bench_reference(ctx: XdpContext) -> u32 {
     let (data, end) = (ctx.data(), ctx.data_end());
     if data + 42 > end {

@@ -36,7 +36,7 @@ mod report;
 ///
 /// The rules' addresses are used as they are. Their targets are reached by a second interface; all next hops are known.
 /// Frames come in by the first interface that a filter rule names, else by "replay0". Time is that of the replay, not of the
-/// capture. Frames of fewer than 14 or more than 3520 bytes (a page less XDP's head and tail room) cannot be run: they are
+/// capture. Frames of fewer than 14 or more than 73152 bytes (18 pages less XDP's head and tail room) cannot be run: they are
 /// counted as skipped.
 ///
 /// Violations: aborted (XDP_ABORTED or no verdict at all), passed_changed (a frame that was only to be passed differs),
@@ -118,7 +118,7 @@ fn run(args: &Args) -> anyhow::Result<Report> {
         } else if frame.data.len() < SHORTEST_FRAME {
             report.skip("shorter than an Ethernet header (14 bytes)");
         } else if frame.data.len() > LONGEST_FRAME {
-            report.skip("longer than a page takes (3520 bytes)");
+            report.skip("longer than the kernel takes (73152 bytes)");
         } else {
             let mut run = |mac: Mac| {
                 sandbox.set_mac(INGRESS, mac);

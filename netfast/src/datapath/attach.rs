@@ -55,9 +55,11 @@ pub enum AttachError {
         other: String,
     },
     /// The driver cannot take frames of this size.
-    #[error("the MTU of {interface} is {mtu}{}, too large for XDP in the driver {driver}, which needs each frame in one \
-             page: set it to {limit} or less (`ip link set dev {interface} mtu {limit}`)",
-             if driver == "veth" { ", or its peer's is" } else { "" })]
+    #[error(
+        "the MTU of {interface} is {mtu}, too large for XDP in the driver {driver}, which needs each frame in one \
+             page (the program itself takes frames of several buffers): set it to {limit} or less (`ip link set dev \
+             {interface} mtu {limit}`), or attach with `--mode generic` (works with any driver, but much slower)"
+    )]
     Mtu {
         /// Name of the interface.
         interface: String,
@@ -212,7 +214,7 @@ fn create(
         interface: link.name.clone(),
         mtu: link.mtu,
         driver: link.driver.clone(),
-        limit: mtu_limit(&link.driver),
+        limit: MTU_LIMIT,
     };
     let made = made.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => {
@@ -222,7 +224,7 @@ fn create(
         Some(libc::EOPNOTSUPP) if mode == AttachMode::Native => {
             AttachError::NoNative { interface: link.name.clone(), driver: link.driver.clone() }
         }
-        // veth says ERANGE (also for its peer's MTU), most drivers of cards EINVAL or EOPNOTSUPP.
+        // Drivers without multi-buffer XDP say ERANGE, EINVAL or EOPNOTSUPP.
         Some(libc::ERANGE) => too_large(),
         Some(libc::EINVAL) if link.mtu > 1500 => too_large(),
         _ => kernel("BPF_LINK_CREATE", error),
@@ -233,13 +235,7 @@ fn create(
 
 /// An MTU that fits a driver with one page per frame: a page less XDP's headroom (256), the shared info at its end (320)
 /// and an Ethernet header with two VLAN tags (22).
-fn mtu_limit(driver: &str) -> u32 {
-    match driver {
-        // veth counts the Ethernet header without tags (14).
-        "veth" => 4096 - 256 - 320 - 14,
-        _ => 4096 - 256 - 320 - 22,
-    }
-}
+const MTU_LIMIT: u32 = 4096 - 256 - 320 - 22;
 
 /// Fills the tables that the program looks into for a frame's interface; tells whether they were filled before.
 pub(super) fn register(datapath: &Datapath, link: &Link) -> Result<bool, AttachError> {
@@ -341,4 +337,23 @@ pub(super) fn detach(datapath: &Datapath, ifindex: u32) -> Result<(), DatapathEr
     unpin(&lock(&datapath.loaded).pins.link(ifindex))?;
     unregister(datapath, ifindex);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_mtu_that_the_driver_cannot_take_says_the_limit_and_both_ways_out() {
+        let error = AttachError::Mtu {
+            interface: "lan1".to_owned(),
+            mtu: 9000,
+            driver: "ixgbe".to_owned(),
+            limit: MTU_LIMIT,
+        };
+        let text = error.to_string();
+        for part in ["MTU of lan1 is 9000", "driver ixgbe", "mtu 3498", "--mode generic"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
 }

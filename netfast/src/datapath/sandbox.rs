@@ -53,9 +53,10 @@ use bpffs::Bpffs;
 
 /// Shortest frame that BPF_PROG_TEST_RUN takes: an Ethernet header.
 pub const SHORTEST_FRAME: usize = 14;
-/// Longest frame that an XDP program without frags ever sees: a page less the headroom (256) and the shared info at its
-/// end (320).
-pub const LONGEST_FRAME: usize = 4096 - 256 - 320;
+/// What fits into a frame's first buffer: a page less the headroom (256) and the shared info at its end (320).
+pub const FIRST_BUFFER: usize = 4096 - 256 - 320;
+/// Longest frame that BPF_PROG_TEST_RUN takes: the first buffer, and 17 pages (MAX_SKB_FRAGS).
+pub const LONGEST_FRAME: usize = FIRST_BUFFER + 17 * 4096;
 
 /// Row of the counters for interfaces that were not announced.
 const UNKNOWN_ROW: u16 = abi::MAX_INTERFACES as u16;
@@ -370,12 +371,22 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// If the kernel does not run it: shorter than [`SHORTEST_FRAME`], longer than a page, no such interface.
+    /// If the kernel does not run it: shorter than [`SHORTEST_FRAME`], longer than [`LONGEST_FRAME`], no such interface.
     pub fn run(&self, ifindex: u32, frame: &[u8]) -> Result<Ran, SandboxError> {
+        self.run_split(ifindex, frame, frame.len())
+    }
+
+    /// As [`Sandbox::run`], with no more than `first` bytes of the frame in its first buffer. Anything but the frame's
+    /// length takes a kernel from 6.18 on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::run`].
+    pub fn run_split(&self, ifindex: u32, frame: &[u8], first: usize) -> Result<Ran, SandboxError> {
         let row =
             self.host.ports.iter().find(|port| port.ifindex == ifindex).map_or(UNKNOWN_ROW, |port| port.row);
         let mut out = vec![0; frame.len() + GROWTH];
-        let (action, length, _) = self.test_run(ifindex, frame, Some(&mut out), 1)?;
+        let (action, length, _) = self.test_run(ifindex, (frame, first), Some(&mut out), 1)?;
         out.truncate(length);
         Ok(Ran { action, counted: self.count(row), frame: out })
     }
@@ -388,19 +399,19 @@ impl Sandbox {
     /// As [`Sandbox::run`].
     pub fn repeat(&self, ifindex: u32, frame: &[u8], times: u32) -> Result<Duration, SandboxError> {
         self.counted.borrow_mut().clear();
-        self.test_run(ifindex, frame, None, times).map(|(_, _, duration)| duration)
+        self.test_run(ifindex, (frame, frame.len()), None, times).map(|(_, _, duration)| duration)
     }
 
     fn test_run(
         &self,
         ifindex: u32,
-        frame: &[u8],
+        (frame, first): (&[u8], usize),
         out: Option<&mut [u8]>,
         repeat: u32,
     ) -> Result<(u32, usize, Duration), SandboxError> {
         let failed = |error| SandboxError::Run { length: frame.len(), error };
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let end = u32::try_from(frame.len()).map_err(|error| failed(error.to_string()))?;
+        let end = u32::try_from(first).map_err(|error| failed(error.to_string()))?;
         let mut context = Vec::with_capacity(24);
         for word in [0, end, 0, ifindex, 0, 0] {
             context.extend_from_slice(&word.to_ne_bytes());

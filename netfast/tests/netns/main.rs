@@ -8,6 +8,7 @@ mod changes;
 mod filter;
 mod forward;
 mod hops;
+mod jumbo;
 mod peers;
 mod programs;
 mod restart;

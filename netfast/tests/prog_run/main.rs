@@ -12,6 +12,7 @@ mod frames;
 mod hops;
 #[path = "../../examples/replay/judge.rs"]
 mod judge;
+mod jumbo;
 mod kernel;
 #[path = "../../../netfast-common/fuzz/mutate.rs"]
 mod mutate;
@@ -26,6 +27,7 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     flows::SCENARIOS,
     forward::SCENARIOS,
     hops::SCENARIOS,
+    jumbo::SCENARIOS,
     kernel::SCENARIOS,
     policy::SCENARIOS,
 ];

@@ -9,6 +9,8 @@ use std::{
 /// `linux/bpf.h`.
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+/// Frames of several buffers: without it veth refuses the program at an MTU beyond a page.
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 /// `linux/if_link.h`.
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_FD: u16 = 1;
@@ -34,7 +36,9 @@ fn load() -> Result<OwnedFd> {
         instruction_count: u32,
         instructions: u64,
         license: u64,
-        log: [u32; 6],
+        log: [u32; 4],
+        kernel_version: u32,
+        flags: u32,
     }
     let instructions: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
     let attributes = Attributes {
@@ -42,6 +46,7 @@ fn load() -> Result<OwnedFd> {
         instruction_count: 2,
         instructions: instructions.as_ptr() as u64,
         license: c"MIT".as_ptr() as u64,
+        flags: BPF_F_XDP_HAS_FRAGS,
         ..Attributes::default()
     };
     // SAFETY: the kernel reads the attributes and what they point to, all of which lives until the call is over.
