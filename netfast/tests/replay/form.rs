@@ -15,7 +15,7 @@ const RULES: &str = "[[forward]]\nname = \"dns\"\nprotocol = \"udp\"\nlisten = \
 #[test]
 fn the_json_form() {
     let folder = tempfile::tempdir().unwrap();
-    let frames = [query(b"one"), query(b"two"), vec![0; 13], vec![9; 80_000], vec![0xff; 60]];
+    let frames = [query(b"one"), query(b"two"), vec![0; 13], vec![9; 5], vec![0xff; 60]];
     let capture = file(&folder, "a.pcap", &pcap(&frames, |_| {}));
     let rules = file(&folder, "rules.toml", RULES.as_bytes());
     let out = folder.path().join("out.pcap");
