@@ -9,6 +9,7 @@
 
 pub mod abi;
 pub mod addr;
+pub mod answer;
 pub mod checksum;
 pub mod classify;
 pub mod echo;

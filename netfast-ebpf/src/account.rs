@@ -4,13 +4,19 @@ use aya_ebpf::{bindings::xdp_action, btf_maps::PerCpuArray};
 use netfast_common::{
     Reason, Verdict,
     abi::{self, Traffic},
+    answer::Answer,
 };
 
 use crate::maps::INTERFACE_COUNTERS;
 
-/// How a frame's way through a program ends: verdict and reason in one word, so that BPF functions can return it.
+/// How a frame's way through a program ends: verdict and reason in one word, so that BPF functions can return it. Or
+/// what the frame is to be answered with.
 #[derive(Clone, Copy)]
 pub struct Outcome(u32);
+
+/// Marks an [`Outcome`] that `netfast_error` makes of the frame: what it says in bits 24-30, the reason in 16-23, the
+/// answer's value below.
+const ANSWER: u32 = 1 << 31;
 
 impl Outcome {
     /// Any verdict.
@@ -29,6 +35,25 @@ impl Outcome {
     #[inline(always)]
     pub const fn drop(reason: Reason) -> Self {
         Self::new(Verdict::Drop, reason)
+    }
+
+    /// Any verdict and a reason by its number, as a request holds it.
+    #[inline(always)]
+    pub const fn numbered(verdict: Verdict, reason: u32) -> Self {
+        Self((reason & (Reason::SLOTS - 1)) * Verdict::COUNT + verdict as u32)
+    }
+
+    /// Answered to its sender in place of being forwarded, by `netfast_error`: counted with `reason`, as sent or, where no
+    /// answer may be made, as dropped. `value` is the MTU of [`Answer::TooBig`], else 0.
+    #[inline(always)]
+    pub const fn answer(answer: Answer, value: u16, reason: Reason) -> Self {
+        Self(ANSWER | (answer as u32) << 24 | (reason as u32) << 16 | value as u32)
+    }
+
+    /// The request to `netfast_error` (see [`Outcome::answer`]), if it is one.
+    #[inline(always)]
+    pub const fn request(self) -> Option<u32> {
+        if self.0 & ANSWER == 0 { None } else { Some(self.0) }
     }
 }
 

@@ -11,12 +11,12 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{TAIL_FILTER, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW},
+    abi::{TAIL_ERROR, TAIL_FILTER, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW},
 };
 
 use crate::{
     account::{self, Outcome},
-    frame, hot,
+    error, frame, hot,
     maps::{CLOCK, PROGRAMS},
     run::{self, Run},
     slow::{self, Step},
@@ -58,13 +58,25 @@ pub fn netfast_new(ctx: XdpContext) -> u32 {
     go(&ctx, slow::new_packet)
 }
 
+/// Answers a frame that is not forwarded.
+#[xdp(frags)]
+pub fn netfast_error(ctx: XdpContext) -> u32 {
+    go(&ctx, error::answer)
+}
+
 /// Takes a step, and goes on as it says.
 #[inline(always)]
 fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
     let Some(run) = run::begin(ctx) else { return xdp_action::XDP_PASS };
     let bytes = frame::length(ctx);
     let outcome = match step(ctx, &run) {
-        Step::Done(outcome) => outcome,
+        Step::Done(outcome) => match outcome.request() {
+            None => outcome,
+            Some(request) => {
+                error::ask(request);
+                follow(ctx, TAIL_ERROR)
+            }
+        },
         Step::Known => follow(ctx, TAIL_KNOWN),
         Step::Filter => follow(ctx, TAIL_FILTER),
         Step::New => follow(ctx, TAIL_NEW),

@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::BPF_ANY, programs::XdpContext};
 use netfast_common::{
     Reason,
-    abi::{Flow, FlowKey, LineKind, MAX_FORWARDS},
+    abi::{Flow, FlowKey, LineKind, MAX_FORWARDS, NextHop},
     flow::{self, ORIGINAL, REPLY, State},
     wire::{ACK, FIN, Packet, RST, SYN, TCP, UDP},
 };
@@ -112,6 +112,10 @@ fn original(
             }
         }
     }
+    let way = match translate::way(packet, scratch.flow.next_hop) {
+        Ok(way) => way,
+        Err(outcome) => return Found::Decided(outcome),
+    };
     // A SYN on a closed flow opens it anew with the same translation: cached lines of it stay right.
     let next = if reopens { State::SynSent } else { state.next(ORIGINAL, packet.key.protocol, packet.flags) };
     // SAFETY: see `packet`.
@@ -124,7 +128,7 @@ fn original(
         return Found::Decided(Outcome::drop(Reason::FlowTableFull));
     }
     let port = scratch.flow.translated.source_port;
-    Found::Decided(go_on(ctx, run, packet, scratch, next, LineKind::Original, port))
+    Found::Decided(go_on(ctx, run, packet, scratch, way, next, LineKind::Original, port))
 }
 
 #[inline(always)]
@@ -173,6 +177,10 @@ fn reply(
             (*entry).generation = run.generation;
         }
     }
+    let way = match translate::way(packet, scratch.flow.next_hop) {
+        Ok(way) => way,
+        Err(outcome) => return Found::Decided(outcome),
+    };
     let next = State::from_number(original.state).next(REPLY, packet.key.protocol, packet.flags);
     // SAFETY: see `packet`.
     unsafe {
@@ -186,7 +194,7 @@ fn reply(
     let port = scratch.flow.translated.destination_port;
     // The original direction's filter verdict is older than this rule set: its reply must not be cached as decided anew,
     // but it may pass, for replies of an allowed flow do.
-    Found::Decided(go_on(ctx, run, packet, scratch, next, LineKind::Reply, port))
+    Found::Decided(go_on(ctx, run, packet, scratch, way, next, LineKind::Reply, port))
 }
 
 /// Sends the packet as its flow says, and caches how.
@@ -196,6 +204,7 @@ fn go_on(
     run: &Run,
     packet: &Packet,
     scratch: &Scratch,
+    way: &NextHop,
     state: State,
     kind: LineKind,
     port: [u8; 2],
@@ -213,7 +222,7 @@ fn go_on(
         cache::fill(run, packet.version, &packet.key, &line);
     }
     let direction = if matches!(kind, LineKind::Original) { ORIGINAL } else { REPLY };
-    translate::forward(ctx, run, packet, &flow.translated, flow.next_hop, flow.target, direction)
+    translate::forward(ctx, run, packet, &flow.translated, way, flow.target, direction)
 }
 
 #[inline(always)]

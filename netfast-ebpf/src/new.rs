@@ -38,9 +38,10 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch:
     let Some((target_index, target)) = choose(run, forward, &packet.key) else {
         return Outcome::drop(Reason::Internal);
     };
-    if let Err(reason) = hops::usable(target.next_hop) {
-        return Outcome::drop(reason);
-    }
+    let way = match translate::way(packet, target.next_hop) {
+        Ok(way) => way,
+        Err(outcome) => return outcome,
+    };
     let hop = hops::towards(ctx, run, packet, scratch, true);
     if hop == 0 {
         return Outcome::drop(Reason::NoRoute);
@@ -87,7 +88,7 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch:
         return Outcome::drop(Reason::FlowTableFull);
     }
     account::add(&FLOW_COUNTERS, index as u32, 0);
-    translate::forward(ctx, run, packet, &scratch.flow.translated, target.next_hop, target_index, ORIGINAL)
+    translate::forward(ctx, run, packet, &scratch.flow.translated, way, target_index, ORIGINAL)
 }
 
 /// The target that the forward's look-up table gives to the flow.

@@ -45,6 +45,8 @@ pub struct Scratch {
     pub allowed: u32,
     /// 1: the packet's flow has just ended because its forward was removed.
     pub ended: u32,
+    /// What `netfast_error` is asked for (`Outcome::answer`).
+    pub answer: u32,
     /// Second (in stamps) of the log gate.
     pub log_second: u32,
     /// Lines logged in that second.

@@ -3,7 +3,8 @@
 use aya_ebpf::programs::XdpContext;
 use netfast_common::{
     Reason,
-    abi::FlowKey,
+    abi::{FlowKey, NextHop},
+    answer::Answer,
     checksum::Delta,
     rewrite,
     wire::{Packet, UDP},
@@ -18,29 +19,45 @@ use crate::{
     run::Run,
 };
 
-/// Sends `packet` with the addresses and ports of `new` by next hop `hop`. `direction`: see `flow::ORIGINAL`.
+/// Next hop `hop`, if `packet` can go on by it; else what becomes of the packet. Asked before a flow is made or its state
+/// changes: what does not leave leaves no trace.
+#[inline(always)]
+pub fn way(packet: &Packet, hop: u16) -> Result<&'static NextHop, Outcome> {
+    if packet.ttl <= 1 {
+        return Err(Outcome::answer(Answer::TimeExceeded, 0, Reason::TtlExpired));
+    }
+    let next_hop = hops::usable(hop).map_err(Outcome::drop)?;
+    if next_hop.mtu != 0 && packet.length > next_hop.mtu as u32 {
+        return Err(too_big(packet, next_hop.mtu));
+    }
+    Ok(next_hop)
+}
+
+/// What becomes of a packet that is larger than the `mtu` (in bytes, as its sender must see it) of the way out. One that
+/// may be fragmented must not be answered (RFC 1812 4.3.2.7, 5.2.7.1), and an XDP program cannot make two frames of one.
+#[inline(always)]
+pub const fn too_big(packet: &Packet, mtu: u16) -> Outcome {
+    if packet.dont_fragment {
+        Outcome::answer(Answer::TooBig, mtu, Reason::MtuExceeded)
+    } else {
+        Outcome::drop(Reason::MtuExceeded)
+    }
+}
+
+/// Sends `packet` with the addresses and ports of `new` by `next_hop`, which [`way`] has found. `direction`: see
+/// `flow::ORIGINAL`.
 #[inline(always)]
 pub fn forward(
     ctx: &XdpContext,
     run: &Run,
     packet: &Packet,
     new: &FlowKey,
-    hop: u16,
+    next_hop: &NextHop,
     target: u16,
     direction: u8,
 ) -> Outcome {
-    if packet.ttl <= 1 {
-        return Outcome::drop(Reason::TtlExpired);
-    }
     let length = frame::length(ctx);
     let l3 = packet.l3 as usize & 0x1f;
-    let next_hop = match hops::usable(hop) {
-        Ok(next_hop) => next_hop,
-        Err(reason) => return Outcome::drop(reason),
-    };
-    if next_hop.mtu != 0 && length > next_hop.mtu as usize + l3 {
-        return Outcome::drop(Reason::MtuExceeded);
-    }
     let rewritten = if packet.version == 4 { put4(ctx, packet, new, l3) } else { put6(ctx, packet, new, l3) };
     if rewritten.is_none() {
         return Outcome::drop(Reason::Internal);

@@ -60,6 +60,10 @@ pub const TAIL_KNOWN: u32 = 1;
 pub const TAIL_FILTER: u32 = 2;
 /// Element of the map `PROGRAMS`: the program `netfast_new`.
 pub const TAIL_NEW: u32 = 3;
+/// Element of the map `PROGRAMS`: the program `netfast_icmp`.
+pub const TAIL_ICMP: u32 = 4;
+/// Element of the map `PROGRAMS`: the program `netfast_error`.
+pub const TAIL_ERROR: u32 = 5;
 /// Elements of the map `PROGRAMS`.
 pub const TAIL_SLOTS: u32 = 16;
 /// The programs that tail calls lead to, with their elements of `PROGRAMS`.
@@ -68,6 +72,7 @@ pub const TAIL_CALLS: &[(u32, &str)] = &[
     (TAIL_KNOWN, "netfast_known"),
     (TAIL_FILTER, "netfast_filter"),
     (TAIL_NEW, "netfast_new"),
+    (TAIL_ERROR, "netfast_error"),
 ];
 /// Buckets of the echo rate limiter.
 pub const ECHO_BUCKETS: u32 = 16_384;

@@ -19,6 +19,7 @@ pub(super) fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<()
     }
     packet.version = 4;
     packet.ttl = header[8];
+    packet.length = total as u32;
     packet.key.protocol = header[9];
     packet.key.source = addr::from_v4([header[12], header[13], header[14], header[15]]);
     packet.key.destination = addr::from_v4([header[16], header[17], header[18], header[19]]);
@@ -30,11 +31,15 @@ pub(super) fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<()
     }
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     let offset = fragment & 0x1fff;
+    packet.dont_fragment = fragment & 0x4000 != 0;
     packet.fragment = match (offset, fragment & 0x2000) {
         (0, 0) => Fragment::No,
         (0, _) => Fragment::First,
         _ => Fragment::Later,
     };
+    if packet.fragment != Fragment::No {
+        packet.identification = [header[4], header[5], 0, 0];
+    }
     if packet.fragment == Fragment::Later {
         // RFC 3128: an offset of one unit could overwrite the flags of a TCP header that was already judged.
         return if offset == 1 && packet.key.protocol == TCP { Err(Reason::TinyFragment) } else { Ok(()) };

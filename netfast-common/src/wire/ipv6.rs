@@ -25,6 +25,8 @@ pub(super) fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<()
     }
     packet.version = 6;
     packet.ttl = header[7];
+    packet.length = payload as u32 + 40;
+    packet.dont_fragment = true;
     copy16(&mut packet.key.source, &header, 8);
     copy16(&mut packet.key.destination, &header, 24);
     packet.l4 = packet.l3 + 40;
@@ -61,7 +63,7 @@ fn extensions<C: Cursor>(cursor: &mut C, packet: &mut Packet, payload: usize) ->
         if next == HOP_BY_HOP && seen > 0 {
             return Err(Reason::Malformed);
         }
-        let head: [u8; 4] = cursor.take().ok_or(Reason::Malformed)?;
+        let head: [u8; 8] = cursor.take().ok_or(Reason::Malformed)?;
         let mut length = (head[1] as usize + 1) * 8;
         if next == ROUTING && head[3] != 0 {
             return Err(Reason::SourceRoute);
@@ -77,6 +79,7 @@ fn extensions<C: Cursor>(cursor: &mut C, packet: &mut Packet, payload: usize) ->
             } else if offset & 1 != 0 {
                 packet.fragment = Fragment::First;
             }
+            packet.identification = [head[4], head[5], head[6], head[7]];
         }
         walked += length;
         next = head[0];
@@ -90,7 +93,7 @@ fn extensions<C: Cursor>(cursor: &mut C, packet: &mut Packet, payload: usize) ->
         if packet.fragment == Fragment::Later {
             break;
         }
-        cursor.skip((length - 4) & MAX_LENGTH).ok_or(Reason::Malformed)?;
+        cursor.skip((length - 8) & MAX_LENGTH).ok_or(Reason::Malformed)?;
     }
     packet.key.protocol = next;
     packet.l4 += walked as u16;

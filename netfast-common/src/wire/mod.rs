@@ -76,8 +76,15 @@ pub struct Packet {
     pub ttl: u8,
     /// TCP flags, 0 for anything else.
     pub flags: u8,
+    /// Length of the IP packet in bytes, headers included; what follows it in the frame is padding.
+    pub length: u32,
     /// Fragmentation.
     pub fragment: Fragment,
+    /// Nobody on the way may fragment it: the IPv4 DF bit; always for IPv6.
+    pub dont_fragment: bool,
+    /// Identification of the datagram that it is a fragment of (16 bits over IPv4, 32 over IPv6, as on the wire);
+    /// without a meaning where it is none.
+    pub identification: [u8; 4],
     /// UDP checksum field is zero.
     pub no_udp_checksum: bool,
     /// Addresses and protocol; ports too if [`Packet::has_ports`].
