@@ -51,10 +51,13 @@ fn all(args: &Args, counts: &mut Counts) -> Result<()> {
     if !args.no_lint && args.cargo_test.is_empty() {
         lint::all(&mut steps)?;
     }
-    steps.run("build the agent (release)", || {
-        let args = ["build", "--release", "--package", "netfast", "--bin", "netfast"];
-        commands::quiet("build-release", commands::cargo().args(args))
-    })?;
+    // Chosen tests run with the agent as cargo test builds it: a release build takes minutes.
+    if args.cargo_test.is_empty() {
+        steps.run("build the agent (release)", || {
+            let args = ["build", "--release", "--package", "netfast", "--bin", "netfast"];
+            commands::quiet("build-release", commands::cargo().args(args))
+        })?;
+    }
     steps.run("build the tests", || {
         let (cargo_args, _) = split(&args.cargo_test);
         commands::quiet("build-tests", commands::cargo().args(["test", "--no-run"]).args(cargo_args))
@@ -68,7 +71,7 @@ fn split(args: &[String]) -> (&[String], &[String]) {
     args.split_at(args.iter().position(|arg| arg == "--").unwrap_or(args.len()))
 }
 
-/// Unit, integration and documentation tests. The agent that they start is the released one, as `NETFAST_BIN`; the set-up has
+/// Unit, integration and documentation tests. The agent that they start is the released one if all are run, as `NETFAST_BIN`; the set-up has
 /// installed every program that a test wants, so one that is missing is a failure (`NETFAST_REQUIRE_PEERS`).
 fn cargo_test(args: &Args, counts: &mut Counts) -> Result<()> {
     let (stdin, lifeline) = sandbox::lifeline()?;
@@ -79,8 +82,10 @@ fn cargo_test(args: &Args, counts: &mut Counts) -> Result<()> {
         .args(cargo_args)
         .args(test_args)
         .env("NETFAST_REQUIRE_PEERS", "1")
-        .env("NETFAST_BIN", workspace::target_dir().join("release/netfast"))
         .stdin(stdin);
+    if args.cargo_test.is_empty() {
+        command.env("NETFAST_BIN", workspace::target_dir().join("release/netfast"));
+    }
     let result = commands::streamed("tests", &mut command, |line| counts.add(line));
     drop(lifeline);
     result
