@@ -21,7 +21,7 @@ pub fn allows(run: &Run, packet: &Packet, length: usize) -> bool {
     if count == 0 {
         return true;
     }
-    let subject = classify::Subject::new(packet, run.ifindex);
+    let subject = classify::LinearSubject::new(packet, run.ifindex);
     let mut position = 0;
     while position < MAX_FILTER_RULES && position < count {
         let Some(rule) = FILTER.get(slot * MAX_FILTER_RULES + position) else { return true };

@@ -9,20 +9,28 @@
 pub mod bench;
 mod config;
 mod counters;
+mod filter;
 mod flow;
 mod hop;
 mod rules;
 
 pub use config::{Config, Policy, PolicyClass, TcpTimeouts, Timeouts};
 pub use counters::{Event, EventKind, Traffic};
+pub use filter::{
+    FILTER_ACTION_SHIFT, FILTER_ALLOW, FILTER_ASK, FILTER_ASK_SIDE, FILTER_COUNT, FILTER_DROP, FILTER_EXTRA,
+    FILTER_KINDS, FILTER_LAST, FILTER_LEAF, FILTER_LIMIT, FILTER_NEEDS, FILTER_PAGE, FILTER_PROTOCOL,
+    FILTER_PROTOCOL_SHIFT, FILTER_REJECT, FILTER_RULE_BITS, FILTER_SIDE_STEPS, FILTER_STEPS,
+    FILTER_TCP_FLAGS, FILTER_TCP_PLAIN, FILTER_TREES, FilterCell, FilterEntry, FilterField, FilterHead,
+    MAX_FILTER_NUMBERS,
+};
 pub use flow::{
     CacheLine4, CacheLine6, CacheSet4, CacheSet6, Flow, FlowKey, LineKind, line_tail, tail_generation,
     tail_kind, tail_port, tail_stamp,
 };
 pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, NextHop, VlanKey, VlanLink};
 pub use rules::{
-    AllowEntry, Echo, FILTER_ALLOW, FILTER_DROP, FilterRule, Forward, MAGLEV_PER_CELL, MaglevCell, Mode,
-    RuleSet, Service, ServiceKind, Target,
+    AllowEntry, Echo, FilterRule, Forward, MAGLEV_PER_CELL, MaglevCell, Mode, RuleSet, Service, ServiceKind,
+    Target,
 };
 
 /// Version of the layout of everything in this folder; also part of the pin directory's name.

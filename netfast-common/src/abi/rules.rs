@@ -137,11 +137,6 @@ pub struct AllowEntry {
     pub pad: u32,
 }
 
-/// [`FilterRule::action`]: go on, the packet is allowed.
-pub const FILTER_ALLOW: u8 = 0;
-/// [`FilterRule::action`]: drop.
-pub const FILTER_DROP: u8 = 1;
-
 /// A filter rule; the first that matches decides. A packet that matches none is allowed.
 ///
 /// A field matches if `(packet ^ field) & mask == 0`: the program compares without a branch per field.
@@ -174,7 +169,7 @@ pub struct FilterRule {
     pub version_mask: u8,
     /// 1: the rule names ports, and so matches only packets that have some.
     pub needs_ports: u8,
-    /// [`FILTER_ALLOW`] or [`FILTER_DROP`].
+    /// [`super::FILTER_ALLOW`] or [`super::FILTER_DROP`].
     pub action: u8,
     /// Index of the rule's counter, which stays with the rule for life.
     pub counter: u16,

@@ -255,7 +255,7 @@ proptest! {
         let (images, ids) = compiled(&rules);
         for (packet, ifindex) in packets {
             let wanted = rules.filters.iter().position(|rule| means(rule, &packet, ifindex));
-            let subject = classify::Subject::new(&packet, ifindex);
+            let subject = classify::LinearSubject::new(&packet, ifindex);
             let got = images.filters.iter().position(|rule| classify::matches(rule, &subject));
             prop_assert_eq!(wanted, got, "{:?}", packet.key);
             if let Some(at) = got {

@@ -1,4 +1,4 @@
-//! Matching a packet against a filter rule.
+//! Matching a packet against one filter rule after the other.
 
 use crate::{abi::FilterRule, wire::Packet};
 

@@ -1,0 +1,337 @@
+//! The compiler: groups of rules, a tree each, within bounds.
+
+use std::sync::Arc;
+
+use netfast_common::abi::{
+    FILTER_ASK, FILTER_ASK_SIDE, FILTER_SIDE_STEPS, FILTER_STEPS, FILTER_TCP_FLAGS, FILTER_TCP_PLAIN,
+    FILTER_TREES, FilterCell, FilterEntry, FilterHead, MAX_FILTER_NUMBERS,
+};
+
+use super::{
+    boxes::{Boxes, Kind},
+    image::{self, Tree},
+    rule::Rule,
+    search,
+    tree::{self, TooLarge},
+};
+
+/// How much time the compiler may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Effort {
+    /// Four groups by wide source and destination: for a commit.
+    #[default]
+    Quick,
+    /// Tries the ways to merge these groups, and takes the one with the fewest steps: for the background.
+    Better,
+}
+
+/// What a rule set must keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rule numbers that there are: a rule's number is below.
+    pub numbers: u32,
+    /// Cells (64 bytes each) that all trees together may have.
+    pub cells: u32,
+    /// Steps that a packet may take through the rules that decide, at most [`FILTER_STEPS`].
+    pub steps: u32,
+    /// Steps through the rules that go on, at most [`FILTER_SIDE_STEPS`].
+    pub side_steps: u32,
+    /// How much time to take.
+    pub effort: Effort,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            numbers: MAX_FILTER_NUMBERS,
+            cells: 1 << 20,
+            steps: FILTER_STEPS,
+            side_steps: FILTER_SIDE_STEPS,
+            effort: Effort::Quick,
+        }
+    }
+}
+
+/// Steps that are kept free for the tree of rules that are added later.
+const RESERVE: u32 = 24;
+
+/// Why rules are refused. The set that is live stays live.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// A number is beyond the tables, or there twice.
+    #[error("rule {} has number {number}: {limit} numbers fit ([tables] filter_rules in agent.toml)", rule + 1)]
+    Number {
+        /// Position of the rule.
+        rule: usize,
+        /// Its number.
+        number: u32,
+        /// How many there are.
+        limit: u32,
+    },
+    /// Too many comparisons for a packet.
+    #[error(
+        "rule {} overlaps too many others that cannot be told apart: a packet would take {steps} steps, {limit} are \
+         allowed; give the rules around it narrower addresses or ports",
+        rule + 1
+    )]
+    Steps {
+        /// Position of the rule.
+        rule: usize,
+        /// Steps of the longest way.
+        steps: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// Too much memory.
+    #[error(
+        "the compiled rules need more than {limit} cells of 64 bytes; rule {} is the one that is cut most often: \
+         narrow it, or raise [tables] filter_rules in agent.toml",
+        rule + 1
+    )]
+    Memory {
+        /// Position of the rule.
+        rule: usize,
+        /// The limit in cells.
+        limit: u32,
+    },
+}
+
+/// What became of the rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Rules.
+    pub rules: u32,
+    /// Trees by [`Kind`].
+    pub trees: [u32; 4],
+    /// Bytes of all trees.
+    pub bytes: u64,
+    /// Most blocks on a way through one tree.
+    pub depth_max: u32,
+    /// Most steps of a packet, by [`Kind`].
+    pub steps_max: [u32; 4],
+    /// Records, copies included.
+    pub records: u32,
+}
+
+/// Compiled rules.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// Trees by [`Kind`], in the order in which they are walked. A tree that is the same as before is the same `Arc`.
+    pub trees: [Vec<Arc<Tree>>; 4],
+    /// `FILTER_ASK` and so on.
+    pub flags: u32,
+    /// The rules.
+    pub rules: Arc<Vec<Rule>>,
+    /// Their orders, rising.
+    pub orders: Arc<Vec<u32>>,
+    /// Positions of the rules that stand in trees of their own, because they were added later.
+    pub(super) added: Vec<usize>,
+    /// Trees of the rules that were there before.
+    pub(super) base: [Vec<Arc<Tree>>; 4],
+}
+
+/// Compiles rules. The same rules and limits give the same trees.
+///
+/// # Errors
+/// When they do not keep to the limits; names the rule that breaks one.
+pub fn compile(rules: &[Rule], limits: &Limits) -> Result<Compiled, Refused> {
+    numbers(rules, limits)?;
+    let orders = orders(rules.len());
+    let mut base: [Vec<Arc<Tree>>; 4] = Default::default();
+    let mut cells = limits.cells;
+    for kind in Kind::ALL {
+        let boxes = Boxes::new(kind, rules, &orders);
+        if boxes.len() == 0 {
+            continue;
+        }
+        let trees = match limits.effort {
+            Effort::Quick => {
+                quick(&boxes, rules, kind, cells, limits)?.into_iter().map(Arc::new).collect::<Vec<_>>()
+            }
+            Effort::Better => search::better(&boxes, rules, kind, cells, limits)?,
+        };
+        cells = cells.saturating_sub(trees.iter().map(|tree| tree.cells.len() as u32).sum());
+        base[kind as usize] = trees;
+    }
+    Ok(Compiled::of(Arc::new(rules.to_vec()), Arc::new(orders), base, Vec::new(), Default::default()))
+}
+
+/// The orders of so many rules, with room between them.
+fn orders(count: usize) -> Vec<u32> {
+    let room = (u32::MAX - 1) / (count as u32 + 1);
+    (1..=count as u32).map(|at| at * room).collect()
+}
+
+fn numbers(rules: &[Rule], limits: &Limits) -> Result<(), Refused> {
+    let limit = limits.numbers.min(MAX_FILTER_NUMBERS);
+    let mut seen = vec![false; limit as usize];
+    for (at, rule) in rules.iter().enumerate() {
+        match seen.get_mut(rule.number as usize) {
+            Some(seen) if !*seen => *seen = true,
+            _ => return Err(Refused::Number { rule: at, number: rule.number, limit }),
+        }
+    }
+    Ok(())
+}
+
+/// Boxes that may be left to trees of their own kind; more of them are worth a tree.
+const FEW: usize = 16;
+/// Cuts through one box, before it is spilled into another tree.
+const COPIES: [u32; 3] = [64, 16, 512];
+
+/// Four groups by wide source and destination; a box that is cut too often goes into one more tree.
+fn quick(
+    boxes: &Boxes,
+    rules: &[Rule],
+    kind: Kind,
+    cells: u32,
+    limits: &Limits,
+) -> Result<Vec<Tree>, Refused> {
+    let groups = groups(boxes);
+    let mut refused = None;
+    for copies in COPIES {
+        match trees(boxes, rules, kind, &groups, copies, cells, limits) {
+            Ok(trees) => return Ok(trees),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    Err(refused.unwrap_or(Refused::Memory { rule: 0, limit: limits.cells }))
+}
+
+/// The boxes by wide source and destination; small groups go to the last one.
+pub(super) fn groups(boxes: &Boxes) -> Vec<Vec<u32>> {
+    let mut groups: Vec<Vec<u32>> = vec![Vec::new(); 4];
+    for (item, [source, destination]) in boxes.wide.iter().enumerate() {
+        groups[usize::from(*source) + 2 * usize::from(*destination)].push(item as u32);
+    }
+    let few = if boxes.len() <= 4 * FEW { usize::MAX } else { FEW };
+    let (small, mut large): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.len() <= few);
+    let mut small = small.concat();
+    match large.last_mut() {
+        Some(last) if !small.is_empty() => {
+            last.append(&mut small);
+            last.sort_unstable();
+        }
+        Some(_) => {}
+        None => {
+            small.sort_unstable();
+            large.push(small);
+        }
+    }
+    large
+}
+
+/// A tree for each group, and for what is spilled of them.
+pub(super) fn trees(
+    boxes: &Boxes,
+    rules: &[Rule],
+    kind: Kind,
+    groups: &[Vec<u32>],
+    copies: u32,
+    cells: u32,
+    limits: &Limits,
+) -> Result<Vec<Tree>, Refused> {
+    let rule_of = |item: u32| boxes.rule.get(item as usize).map_or(0, |rule| *rule as usize);
+    let grow = |items: Vec<u32>, copies: u32| {
+        let budget = 8 * cells as usize;
+        tree::grow(boxes, items, kind.is_side(), copies, budget)
+            .map_err(|TooLarge(item)| Refused::Memory { rule: rule_of(item), limit: limits.cells })
+    };
+    let mut grown = Vec::new();
+    let mut spilled = Vec::new();
+    let alone = boxes.len() <= 4 * FEW;
+    for group in groups {
+        let mut tree = grow(group.clone(), if alone { u32::MAX } else { copies })?;
+        spilled.append(&mut tree.spilled);
+        grown.push(tree);
+    }
+    spilled.sort_unstable();
+    if spilled.len() > 4 * FEW {
+        let mut tree = grow(std::mem::take(&mut spilled), 4 * copies)?;
+        spilled = std::mem::take(&mut tree.spilled);
+        grown.push(tree);
+    }
+    if !spilled.is_empty() {
+        grown.push(grow(spilled, u32::MAX)?);
+    }
+    let mut trees: Vec<Tree> =
+        grown.iter().map(|grown| image::make(boxes, rules, &grown.nodes, kind.is_v6())).collect();
+    trees.retain(|tree| tree.root != 0);
+    trees.sort_by_key(|tree| tree.first);
+
+    let used: u32 = trees.iter().map(|tree| tree.cells.len() as u32).sum();
+    if used > cells {
+        let last = boxes.rule.last().map_or(0, |rule| *rule as usize);
+        return Err(Refused::Memory { rule: last, limit: limits.cells });
+    }
+    let limit = if kind.is_side() { limits.side_steps } else { limits.steps.saturating_sub(RESERVE) };
+    let steps: u32 = trees.iter().map(|tree| tree.steps).sum();
+    if steps > limit {
+        let longest = grown.iter().flat_map(|grown| &grown.nodes).filter_map(|node| match node {
+            tree::Node::Leaf(items) => Some(items),
+            tree::Node::Cut { .. } => None,
+        });
+        let item = longest.max_by_key(|items| items.len()).and_then(|items| items.last().copied());
+        return Err(Refused::Steps { rule: rule_of(item.unwrap_or_default()), steps, limit });
+    }
+    Ok(trees)
+}
+
+impl Compiled {
+    pub(super) fn of(
+        rules: Arc<Vec<Rule>>,
+        orders: Arc<Vec<u32>>,
+        base: [Vec<Arc<Tree>>; 4],
+        added: Vec<usize>,
+        overlay: [Option<Arc<Tree>>; 4],
+    ) -> Self {
+        let mut trees = base.clone();
+        for (trees, overlay) in trees.iter_mut().zip(overlay) {
+            trees.extend(overlay);
+            trees.sort_by_key(|tree| tree.first);
+        }
+        let mut flags = 0;
+        if !rules.is_empty() {
+            flags |= FILTER_ASK;
+        }
+        for rule in rules.iter() {
+            flags |= if rule.action.goes_on() { FILTER_ASK_SIDE } else { 0 };
+            flags |= if rule.tcp_flags.is_some_and(|[_, mask]| mask != 0) { FILTER_TCP_FLAGS } else { 0 };
+            flags |= if rule.speaks_of_plain_segments() { FILTER_TCP_PLAIN } else { 0 };
+        }
+        Self { trees, flags, rules, orders, added, base }
+    }
+
+    /// What became of the rules.
+    pub fn report(&self) -> Report {
+        let all = || self.trees.iter().flatten();
+        Report {
+            rules: self.rules.len() as u32,
+            trees: std::array::from_fn(|kind| self.trees[kind].len() as u32),
+            bytes: all().map(|tree| (tree.cells.len() * size_of::<FilterCell>()) as u64).sum(),
+            depth_max: all().map(|tree| tree.depth).max().unwrap_or_default(),
+            steps_max: std::array::from_fn(|kind| self.trees[kind].iter().map(|tree| tree.steps).sum()),
+            records: all().map(|tree| tree.records).sum(),
+        }
+    }
+
+    /// The program's entries, with the numbers of their rules.
+    pub fn entries(&self) -> impl Iterator<Item = (u32, FilterEntry)> {
+        self.rules.iter().map(|rule| (rule.number, rule.entry()))
+    }
+
+    /// Position of the rule with an order.
+    pub fn position(&self, order: u32) -> Option<usize> {
+        self.orders.binary_search(&order).ok()
+    }
+}
+
+/// The head of trees whose roots stand at `roots`.
+pub fn head(trees: &[Arc<Tree>], roots: &[u32]) -> FilterHead {
+    let mut head = FilterHead { roots: [0; FILTER_TREES], first: [u32::MAX; FILTER_TREES] };
+    for (at, (tree, root)) in trees.iter().zip(roots).take(FILTER_TREES).enumerate() {
+        head.roots[at] = *root;
+        head.first[at] = tree.first;
+    }
+    head
+}

@@ -1,0 +1,323 @@
+//! The compiled rules say what a linear match says.
+
+use netfast_common::{
+    abi::FlowKey,
+    addr,
+    wire::{Fragment, Packet, SYN, TCP, UDP},
+};
+use proptest::prelude::*;
+
+use super::{Action, Addresses, Compiled, Effort, Limits, Ports, Refused, Rule, compile, host::Host};
+
+/// The answer of a linear match: the rule that decides, and those before it that go on.
+fn linear(rules: &[Rule], packet: &Packet, ifindex: u32, icmp: Option<[u8; 2]>) -> (Option<u32>, Vec<u32>) {
+    let mut side = Vec::new();
+    for rule in rules.iter().filter(|rule| rule.matches(packet, ifindex, icmp)) {
+        if !rule.action.goes_on() {
+            return (Some(rule.number), side);
+        }
+        side.push(rule.number);
+    }
+    (None, side)
+}
+
+/// A small generator: the same numbers on every machine.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        (self.next() >> 11) % limit
+    }
+
+    fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len() as u64) as usize]
+    }
+}
+
+fn v4(numbers: &mut Numbers) -> Addresses {
+    let address = 0x0a00_0000 | (numbers.next() as u32 & 0x0003_030f);
+    match numbers.below(6) {
+        0 => Addresses::Any,
+        1 => Addresses::V4 { first: address, last: address + numbers.below(0x0004_0000) as u32 },
+        2 => Addresses::V4 { first: 0, last: u32::MAX },
+        _ => {
+            let mask = u32::MAX << numbers.one_of(&[0, 0, 2, 8, 16, 24]);
+            Addresses::V4 { first: address & mask, last: address | !mask }
+        }
+    }
+}
+
+fn v6_address(numbers: &mut Numbers) -> u128 {
+    0x2001_0db8 << 96
+        | u128::from(numbers.below(3)) << 70
+        | u128::from(numbers.below(4)) << 30
+        | u128::from(numbers.below(4))
+}
+
+fn v6(numbers: &mut Numbers) -> Addresses {
+    let length = numbers.one_of(&[0, 1, 20, 32, 48, 57, 63, 64, 65, 97, 98, 126, 128, 128]);
+    match numbers.below(4) {
+        0 => Addresses::Any,
+        _ => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            Addresses::V6 { address: v6_address(numbers) & mask, length }
+        }
+    }
+}
+
+fn ports(numbers: &mut Numbers) -> [u16; 2] {
+    let at = numbers.below(40) as u16;
+    match numbers.below(5) {
+        0 => [0, u16::MAX],
+        1 => [1024, u16::MAX],
+        2 => [at, at + numbers.below(30) as u16],
+        _ => [at, at],
+    }
+}
+
+fn rule(numbers: &mut Numbers, number: u32, version: u8) -> Rule {
+    let addresses = |numbers: &mut Numbers| if version == 4 { v4(numbers) } else { v6(numbers) };
+    let mut rule = Rule {
+        number,
+        version: numbers.one_of(&[0, 0, version]),
+        source: addresses(numbers),
+        destination: addresses(numbers),
+        action: numbers.one_of(&[
+            Action::Allow,
+            Action::Drop,
+            Action::Drop,
+            Action::Reject(1),
+            Action::Count,
+            Action::Limit(3),
+        ]),
+        ..Rule::default()
+    };
+    match numbers.below(8) {
+        0 => {}
+        1 => rule.protocol = Some(numbers.one_of(&[TCP, UDP, 47])),
+        2 => {
+            rule.protocol = Some(if version == 4 { 1 } else { 58 });
+            rule.ports = Ports::Icmp {
+                kind: [0, numbers.below(9) as u8],
+                code: numbers.one_of(&[[0, 255], [0, 0], [1, 3]]),
+            };
+        }
+        3 => rule.ports = Ports::Ports { source: ports(numbers), destination: ports(numbers) },
+        _ => {
+            rule.protocol = Some(numbers.one_of(&[TCP, UDP]));
+            rule.ports = Ports::Ports { source: ports(numbers), destination: ports(numbers) };
+        }
+    }
+    match numbers.below(12) {
+        0 => rule.ifindex = 1 + numbers.below(3) as u32,
+        1 => rule.vlan = Some(numbers.below(2) as u16 * 7),
+        2 => rule.tcp_flags = Some([numbers.one_of(&[SYN, 0, 0x10]), numbers.one_of(&[SYN, 0x12, 0xff, 0])]),
+        _ => {}
+    }
+    rule
+}
+
+fn packet(numbers: &mut Numbers, version: u8) -> (Packet, u32, Option<[u8; 2]>) {
+    let address = |numbers: &mut Numbers| {
+        if version == 4 {
+            addr::from_v4((0x0a00_0000 | (numbers.next() as u32 & 0x0007_070f)).to_be_bytes())
+        } else {
+            v6_address(numbers).to_be_bytes()
+        }
+    };
+    let protocol = numbers.one_of(&[TCP, TCP, UDP, UDP, if version == 4 { 1 } else { 58 }, 47]);
+    let mut packet = Packet {
+        version,
+        key: FlowKey {
+            source: address(numbers),
+            destination: address(numbers),
+            protocol,
+            ..FlowKey::default()
+        },
+        fragment: numbers.one_of(&[Fragment::No, Fragment::No, Fragment::First, Fragment::Later]),
+        vlan: numbers.one_of(&[0, 0, 7]),
+        ..Packet::default()
+    };
+    let icmp = netfast_common::classify::has_icmp(&packet)
+        .then(|| [numbers.below(12) as u8, numbers.below(5) as u8]);
+    if packet.has_ports() {
+        packet.key.source_port = (numbers.below(60) as u16).to_be_bytes();
+        packet.key.destination_port = (numbers.below(60) as u16).to_be_bytes();
+        if protocol == TCP {
+            packet.flags = numbers.one_of(&[SYN, 0x12, 0x10, 0x18, 0]);
+        }
+    }
+    (packet, 1 + numbers.below(4) as u32, icmp)
+}
+
+fn agree(
+    rules: &[Rule],
+    compiled: &Compiled,
+    numbers: &mut Numbers,
+    packets: usize,
+) -> Result<(), TestCaseError> {
+    let host = Host::new(compiled);
+    let most = compiled.report().steps_max;
+    for at in 0..packets {
+        let version = if at % 2 == 0 { 4 } else { 6 };
+        let (packet, ifindex, icmp) = packet(numbers, version);
+        let (rule, mut side) = linear(rules, &packet, ifindex, icmp);
+        let mut answer = host.ask(&packet, ifindex, icmp);
+        side.sort_unstable();
+        answer.side.sort_unstable();
+        prop_assert_eq!(rule, answer.rule, "{:?}", packet);
+        prop_assert_eq!(&side, &answer.side, "{:?}", packet);
+        let v6 = usize::from(version == 6);
+        prop_assert!(answer.steps <= most[v6] + most[2 + v6] + 2, "{} of {most:?} steps", answer.steps);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Random rules of both versions, with everything that a rule can say.
+    #[test]
+    fn the_trees_say_what_a_linear_match_says(seed in 1u64.., count in 0u32..250) {
+        let mut numbers = Numbers(seed);
+        // The fewer rules that decide nothing, the deeper the list.
+        let rules: Vec<Rule> = (0..count)
+            .map(|number| { let version = numbers.one_of(&[4, 6]); rule(&mut numbers, number, version) })
+            .filter(|rule| !rule.action.goes_on() || rule.number % 8 == 0)
+            .collect();
+        match compile(&rules, &Limits::default()) {
+            Ok(compiled) => agree(&rules, &compiled, &mut numbers, 400)?,
+            Err(error) => prop_assert!(false, "{error}"),
+        }
+    }
+
+    /// Rules that are added one by one, and taken away again.
+    #[test]
+    fn additions_say_what_a_linear_match_says(seed in 1u64.., count in 0u32..120) {
+        let mut numbers = Numbers(seed);
+        let plain = |numbers: &mut Numbers, number| {
+            let version = numbers.one_of(&[4, 6]);
+            Rule { action: numbers.one_of(&[Action::Allow, Action::Drop]), ..rule(numbers, number, version) }
+        };
+        let mut rules: Vec<Rule> = (0..count).map(|number| plain(&mut numbers, number)).collect();
+        let limits = Limits::default();
+        let mut compiled = compile(&rules, &limits).unwrap();
+        for number in count..count + 6 {
+            let at = numbers.below(rules.len() as u64 + 1) as usize;
+            rules.insert(at, plain(&mut numbers, number));
+            compiled = compiled.update(&rules, &limits).unwrap().unwrap();
+            prop_assert!(compiled.has_additions());
+            agree(&rules, &compiled, &mut numbers, 100)?;
+        }
+        let at = rules.iter().position(|rule| rule.number == count + 3).unwrap();
+        rules.remove(at);
+        compiled = compiled.update(&rules, &limits).unwrap().unwrap();
+        agree(&rules, &compiled, &mut numbers, 100)?;
+        if count > 0 {
+            // A rule of the large trees may hide others.
+            rules.retain(|rule| rule.number != 0);
+            prop_assert!(compiled.update(&rules, &limits).is_none());
+        }
+    }
+}
+
+fn drop(number: u32, ports: [u16; 2]) -> Rule {
+    Rule {
+        number,
+        protocol: Some(TCP),
+        ports: Ports::Ports { source: [0, u16::MAX], destination: ports },
+        ..Rule::default()
+    }
+}
+
+fn to_port(port: u16) -> Packet {
+    let mut packet = Packet { version: 4, ..Packet::default() };
+    packet.key.protocol = TCP;
+    packet.key.source = addr::from_v4([192, 0, 2, 1]);
+    packet.key.destination = addr::from_v4([192, 0, 2, 2]);
+    packet.key.destination_port = port.to_be_bytes();
+    packet
+}
+
+#[test]
+fn ten_thousand_overlapping_ranges_take_few_steps() {
+    let mut numbers = Numbers(7);
+    let rules: Vec<Rule> = (0..10_000)
+        .map(|number| {
+            let (a, b) = (numbers.below(65_536) as u16, numbers.below(65_536) as u16);
+            drop(number, [a.min(b), a.max(b)])
+        })
+        .collect();
+    let compiled = compile(&rules, &Limits::default()).unwrap();
+    let report = compiled.report();
+    assert!(report.steps_max[0] < 60, "{report:?}");
+    let host = Host::new(&compiled);
+    for port in (0..=u16::MAX).step_by(7) {
+        let packet = to_port(port);
+        let first = rules.iter().find(|rule| rule.matches(&packet, 1, None)).map(|rule| rule.number);
+        assert_eq!(first, host.ask(&packet, 1, None).rule, "port {port}");
+    }
+}
+
+#[test]
+fn nested_prefixes_take_few_steps() {
+    // From the widest to the narrowest the first hides all others; the other way round each counts.
+    let prefix = |number: u32, length: u32| {
+        let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+        let address = 0x0a01_0203 & mask;
+        Rule { number, source: Addresses::V4 { first: address, last: address | !mask }, ..Rule::default() }
+    };
+    let rules: Vec<Rule> = (0..33).map(|number| prefix(number, 32 - number)).collect();
+    let compiled = compile(&rules, &Limits::default()).unwrap();
+    assert!(compiled.report().steps_max[0] < 40, "{:?}", compiled.report());
+    let host = Host::new(&compiled);
+    for length in 0..=32u32 {
+        let mut packet = to_port(1);
+        let other_bit = if length == 32 { 0 } else { 1 << (31 - length) };
+        packet.key.source = addr::from_v4((0x0a01_0203u32 ^ other_bit).to_be_bytes());
+        assert_eq!(Some(32 - length), host.ask(&packet, 1, None).rule, "/{length}");
+    }
+}
+
+#[test]
+fn duplicates_are_hidden() {
+    let rules: Vec<Rule> = (0..5000).map(|number| drop(number, [80, 80])).collect();
+    let compiled = compile(&rules, &Limits::default()).unwrap();
+    assert!(compiled.report().steps_max[0] < 12, "{:?}", compiled.report());
+    assert_eq!(Some(0), Host::new(&compiled).ask(&to_port(80), 1, None).rule);
+    assert_eq!(None, Host::new(&compiled).ask(&to_port(81), 1, None).rule);
+}
+
+#[test]
+fn what_cannot_be_told_apart_is_refused_with_the_rule() {
+    let rules: Vec<Rule> = (0..200)
+        .map(|number| Rule { tcp_flags: Some([number as u8, 0xff]), ..drop(number, [80, 80]) })
+        .collect();
+    let error = compile(&rules, &Limits::default()).unwrap_err();
+    assert!(matches!(error, Refused::Steps { rule: 199, .. }), "{error:?}");
+    assert!(error.to_string().starts_with("rule 200 overlaps too many"), "{error}");
+    let twice = [drop(1, [1, 1]), drop(1, [2, 2])];
+    assert!(matches!(compile(&twice, &Limits::default()), Err(Refused::Number { rule: 1, number: 1, .. })));
+    let limits = Limits { cells: 8, ..Limits::default() };
+    let many: Vec<Rule> = (0..1000).map(|number| drop(number, [number as u16; 2])).collect();
+    assert!(matches!(compile(&many, &limits), Err(Refused::Memory { .. })));
+}
+
+#[test]
+fn the_same_rules_give_the_same_trees_and_more_effort_no_more_steps() {
+    let mut numbers = Numbers(11);
+    let rules: Vec<Rule> =
+        (0..400).map(|number| Rule { action: Action::Drop, ..rule(&mut numbers, number, 4) }).collect();
+    let quick = compile(&rules, &Limits::default()).unwrap();
+    assert_eq!(quick.trees, compile(&rules, &Limits::default()).unwrap().trees);
+    let limits = Limits { effort: Effort::Better, ..Limits::default() };
+    let better = compile(&rules, &limits).unwrap();
+    agree(&rules, &better, &mut numbers, 1000).unwrap();
+}

@@ -1,0 +1,230 @@
+//! One decision tree: the space is cut in two until few rules are left in each part.
+
+use super::boxes::{Boxes, COLUMNS, Region};
+
+/// Boxes that are looked at to choose a cut.
+const SAMPLE: usize = 512;
+/// Boxes of a leaf that is not cut further.
+const LEAF: usize = 6;
+/// Depth from which on cuts halve the number of different ends, whatever the copies: so no order of rules makes a tree
+/// deeper than that and the logarithm of its ends.
+const BALANCED: u32 = 24;
+
+/// A node.
+#[derive(Debug)]
+pub(super) enum Node {
+    /// Boxes to compare, in order.
+    Leaf(Vec<u32>),
+    /// A cut: left up to the threshold, right above.
+    Cut {
+        /// The column.
+        column: u8,
+        /// The threshold.
+        threshold: u32,
+        /// Number of the left node.
+        left: u32,
+        /// Number of the right node.
+        right: u32,
+    },
+}
+
+/// A tree that is grown.
+pub(super) struct Growth<'a> {
+    boxes: &'a Boxes,
+    /// Every box counts in every place: nothing hides behind another box.
+    collect: bool,
+    /// Cuts that may go through a box before it is spilled.
+    copies: u32,
+    /// Nodes and entries of leaves that may be made.
+    budget: usize,
+    nodes: Vec<Node>,
+    cuts: Vec<u32>,
+    spilled: Vec<bool>,
+    scratch: [Vec<u32>; 2],
+}
+
+/// What has grown.
+pub(super) struct Grown {
+    /// The nodes; the last one is the root.
+    pub(super) nodes: Vec<Node>,
+    /// Boxes that are cut too often, and so belong into another tree, whole.
+    pub(super) spilled: Vec<u32>,
+}
+
+/// The tree needs more memory than there is. Holds the box that was cut most often.
+pub(super) struct TooLarge(pub(super) u32);
+
+/// Grows a tree over `items` (in order). `copies`: cuts that may go through a box before it is spilled.
+pub(super) fn grow(
+    boxes: &Boxes,
+    items: Vec<u32>,
+    collect: bool,
+    copies: u32,
+    budget: usize,
+) -> Result<Grown, TooLarge> {
+    let mut growth = Growth {
+        boxes,
+        collect,
+        copies,
+        budget,
+        nodes: Vec::new(),
+        cuts: vec![0; boxes.len()],
+        spilled: vec![false; boxes.len()],
+        scratch: Default::default(),
+    };
+    growth.part(items, boxes.space(), 0)?;
+    let spilled = (0..boxes.len() as u32).filter(|item| growth.spilled[*item as usize]).collect();
+    Ok(Grown { nodes: growth.nodes, spilled })
+}
+
+impl Growth<'_> {
+    fn part(&mut self, items: Vec<u32>, region: Region, depth: u32) -> Result<u32, TooLarge> {
+        let cost = 1 + items.len().min(LEAF);
+        if self.budget < cost {
+            let most = (0..self.cuts.len()).max_by_key(|item| self.cuts[*item]).unwrap_or_default();
+            return Err(TooLarge(most as u32));
+        }
+        let cut = if items.len() <= LEAF { None } else { self.cut(&items, &region, depth) };
+        let Some((column, threshold)) = cut else {
+            self.budget -= cost;
+            return Ok(self.node(Node::Leaf(items)));
+        };
+        let (mut below, mut above) = (region, region);
+        below.high[column] = threshold;
+        above.low[column] = threshold + 1;
+        let (left, right) = self.divide(&items, column, threshold, &below, &above);
+        drop(items);
+        let left = self.part(left, below, depth + 1)?;
+        let right = self.part(right, above, depth + 1)?;
+        // Both sides may have come out the same (rules that differ where no packet of this part can be).
+        self.budget = self.budget.saturating_sub(1);
+        Ok(self.node(Node::Cut { column: column as u8, threshold, left, right }))
+    }
+
+    fn node(&mut self, node: Node) -> u32 {
+        self.nodes.push(node);
+        self.nodes.len() as u32 - 1
+    }
+
+    /// Boxes of both sides, each up to the first that covers its side.
+    fn divide(
+        &mut self,
+        items: &[u32],
+        column: usize,
+        threshold: u32,
+        below: &Region,
+        above: &Region,
+    ) -> (Vec<u32>, Vec<u32>) {
+        let (mut left, mut right) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+        let (mut left_ends, mut right_ends) = (false, false);
+        let (low, high) = (&self.boxes.low[column], &self.boxes.high[column]);
+        for item in items {
+            let at = *item as usize;
+            if self.spilled[at] {
+                continue;
+            }
+            let in_left = low[at] <= threshold && !left_ends;
+            let in_right = high[at] > threshold && !right_ends;
+            if in_left && in_right {
+                self.cuts[at] += 1;
+                if self.cuts[at] > self.copies {
+                    self.spilled[at] = true;
+                    continue;
+                }
+            }
+            if in_left {
+                left.push(*item);
+                left_ends = !self.collect && self.boxes.covers(*item, below);
+            }
+            if in_right {
+                right.push(*item);
+                right_ends = !self.collect && self.boxes.covers(*item, above);
+            }
+            if left_ends && right_ends {
+                break;
+            }
+        }
+        (left, right)
+    }
+
+    /// The best cut of a region: column and threshold. `None` if nothing ends inside.
+    fn cut(&mut self, items: &[u32], region: &Region, depth: u32) -> Option<(usize, u32)> {
+        let step = items.len().div_ceil(SAMPLE);
+        let count = items.len().div_ceil(step);
+        let mut best: Option<(u64, usize, u32)> = None;
+        let mut finest: Option<(usize, usize, u32)> = None;
+        let [mut lows, mut highs] = std::mem::take(&mut self.scratch);
+        for column in 0..self.boxes.fields.len().min(COLUMNS) {
+            let (first, last) = (region.low[column], region.high[column]);
+            if first == last {
+                continue;
+            }
+            let (low, high) = (&self.boxes.low[column], &self.boxes.high[column]);
+            lows.clear();
+            highs.clear();
+            for item in items.iter().step_by(step) {
+                let (low, high) = (low[*item as usize], high[*item as usize]);
+                // Where a box begins, the cut is before it; where it ends, behind it.
+                if low > first {
+                    lows.push(low - 1);
+                }
+                if high < last {
+                    highs.push(high);
+                }
+            }
+            if lows.is_empty() && highs.is_empty() {
+                continue;
+            }
+            lows.sort_unstable();
+            highs.sort_unstable();
+            let (cost, threshold, different, middle) = sweep(&lows, &highs, count);
+            if best.is_none_or(|(least, ..)| cost < least) {
+                best = Some((cost, column, threshold));
+            }
+            if finest.is_none_or(|(most, ..)| different > most) {
+                finest = Some((different, column, middle));
+            }
+        }
+        self.scratch = [lows, highs];
+        let useful = best.filter(|(cost, ..)| *cost < USELESS && depth < BALANCED);
+        useful
+            .map(|(_, column, threshold)| (column, threshold))
+            .or(finest.map(|(_, column, middle)| (column, middle)))
+    }
+}
+
+/// Cost of a cut that leaves all boxes on one side.
+const USELESS: u64 = u64::MAX;
+
+/// The best threshold of a column. `lows`: where boxes begin (minus one), `highs`: where they end, both sorted and inside
+/// of the region; `count` boxes in all. Gives cost, threshold, number of different ends and the middle one.
+fn sweep(lows: &[u32], highs: &[u32], count: usize) -> (u64, u32, usize, u32) {
+    let (mut l, mut h) = (0, 0);
+    let mut best = (USELESS, 0);
+    let (mut different, mut middle) = (0, None);
+    let all = lows.len() + highs.len();
+    while l < lows.len() || h < highs.len() {
+        let threshold = match (lows.get(l), highs.get(h)) {
+            (Some(low), Some(high)) => *low.min(high),
+            (Some(end), None) | (None, Some(end)) => *end,
+            (None, None) => break,
+        };
+        // Boxes that begin behind the cut are not on the left; those that end here or before are not on the right.
+        let left = count - (lows.len() - l);
+        l += lows[l..].iter().take_while(|low| **low == threshold).count();
+        h += highs[h..].iter().take_while(|high| **high == threshold).count();
+        let right = count - h;
+        different += 1;
+        if (l + h) * 2 >= all {
+            middle.get_or_insert(threshold);
+        }
+        if left.max(right) < count {
+            // The larger side counts twice: depth is what a packet pays for.
+            let cost = (2 * left.max(right) + left + right) as u64;
+            if cost < best.0 {
+                best = (cost, threshold);
+            }
+        }
+    }
+    (best.0, best.1, different, middle.unwrap_or_default())
+}
