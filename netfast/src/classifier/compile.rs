@@ -84,7 +84,7 @@ pub enum Refused {
     },
     /// Too much memory.
     #[error(
-        "the compiled rules need more than {limit} cells of 64 bytes; rule {} is the one that is cut most often: \
+        "the compiled rules need more than {limit} cells of 64 bytes; rule {} is the one that takes most: \
          narrow it, or raise [tables] filter_rules in agent.toml",
         rule + 1
     )]
@@ -176,7 +176,7 @@ fn numbers(rules: &[Rule], limits: &Limits) -> Result<(), Refused> {
 
 /// Boxes that may be left to trees of their own kind; more of them are worth a tree.
 const FEW: usize = 16;
-/// Cuts through one box, before it is spilled into another tree.
+/// Leaves that hold one box, before it is spilled into another tree.
 const COPIES: [u32; 3] = [64, 16, 512];
 
 /// Four groups by wide source and destination; a box that is cut too often goes into one more tree.

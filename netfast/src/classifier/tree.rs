@@ -33,12 +33,13 @@ pub(super) struct Growth<'a> {
     boxes: &'a Boxes,
     /// Every box counts in every place: nothing hides behind another box.
     collect: bool,
-    /// Cuts that may go through a box before it is spilled.
+    /// Leaves that may hold a box before it is spilled: what comes then goes without it, for it stands in another tree.
     copies: u32,
     /// Nodes and entries of leaves that may be made.
     budget: usize,
     nodes: Vec<Node>,
-    cuts: Vec<u32>,
+    /// Leaves that hold a box.
+    placed: Vec<u32>,
     spilled: Vec<bool>,
     scratch: [Vec<u32>; 2],
 }
@@ -47,14 +48,14 @@ pub(super) struct Growth<'a> {
 pub(super) struct Grown {
     /// The nodes; the last one is the root.
     pub(super) nodes: Vec<Node>,
-    /// Boxes that are cut too often, and so belong into another tree, whole.
+    /// Boxes that too many leaves hold, and so belong into another tree, whole.
     pub(super) spilled: Vec<u32>,
 }
 
-/// The tree needs more memory than there is. Holds the box that was cut most often.
+/// The tree needs more memory than there is. Holds the box that most leaves hold.
 pub(super) struct TooLarge(pub(super) u32);
 
-/// Grows a tree over `items` (in order). `copies`: cuts that may go through a box before it is spilled.
+/// Grows a tree over `items` (in order). `copies`: leaves that may hold a box before it is spilled.
 pub(super) fn grow(
     boxes: &Boxes,
     items: Vec<u32>,
@@ -68,7 +69,7 @@ pub(super) fn grow(
         copies,
         budget,
         nodes: Vec::new(),
-        cuts: vec![0; boxes.len()],
+        placed: vec![0; boxes.len()],
         spilled: vec![false; boxes.len()],
         scratch: Default::default(),
     };
@@ -81,12 +82,17 @@ impl Growth<'_> {
     fn part(&mut self, items: Vec<u32>, region: Region, depth: u32) -> Result<u32, TooLarge> {
         let cost = 1 + items.len().min(LEAF);
         if self.budget < cost {
-            let most = (0..self.cuts.len()).max_by_key(|item| self.cuts[*item]).unwrap_or_default();
+            let most = (0..self.placed.len()).max_by_key(|item| self.placed[*item]).unwrap_or_default();
             return Err(TooLarge(most as u32));
         }
         let cut = if items.len() <= LEAF { None } else { self.cut(&items, &region, depth) };
         let Some((column, threshold)) = cut else {
             self.budget -= cost;
+            for item in &items {
+                let copies = &mut self.placed[*item as usize];
+                *copies += 1;
+                self.spilled[*item as usize] |= *copies > self.copies;
+            }
             return Ok(self.node(Node::Leaf(items)));
         };
         let (mut below, mut above) = (region, region);
@@ -125,13 +131,6 @@ impl Growth<'_> {
             }
             let in_left = low[at] <= threshold && !left_ends;
             let in_right = high[at] > threshold && !right_ends;
-            if in_left && in_right {
-                self.cuts[at] += 1;
-                if self.cuts[at] > self.copies {
-                    self.spilled[at] = true;
-                    continue;
-                }
-            }
             if in_left {
                 left.push(*item);
                 left_ends = !self.collect && self.boxes.covers(*item, below);
