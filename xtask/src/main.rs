@@ -15,6 +15,7 @@ mod demo;
 mod examples;
 mod fuzz;
 mod interrupt;
+mod kernels;
 mod lint;
 mod netns;
 mod replay;
@@ -50,6 +51,7 @@ verbs! {
     Replay => replay,
     Fuzz => fuzz,
     Bench => bench,
+    Kernels => kernels,
     Sandbox => sandbox,
 }
 

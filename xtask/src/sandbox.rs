@@ -78,7 +78,7 @@ pub fn sandbox_runner() -> Result<String> {
 }
 
 /// A copy of this executable: cargo may replace the original while it runs, as it builds the tests of xtask.
-fn own_copy() -> Result<PathBuf> {
+pub fn own_copy() -> Result<PathBuf> {
     let path = workspace::log_dir().join("sandbox");
     let new = path.with_extension(std::process::id().to_string());
     let copied = fs::create_dir_all(workspace::log_dir())

@@ -11,7 +11,7 @@ use crate::{
     toolchain::{self, Origin},
 };
 
-mod apt;
+pub mod apt;
 mod ebpf;
 mod packages;
 pub mod tools;

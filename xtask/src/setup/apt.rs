@@ -76,7 +76,8 @@ pub fn can_be_had(name: &str) -> bool {
     })
 }
 
-fn update() -> Result<()> {
+/// Fetches the package lists anew.
+pub fn update() -> Result<()> {
     commands::quiet("apt-get-update", apt_get()?.arg("update"))
 }
 
