@@ -12,7 +12,7 @@ use super::DatapathError;
 
 /// First kernel that has everything the program and the agent need, newest first: NTF_EXT_MANAGED neighbour entries
 /// (5.16), BPF_F_MMAPABLE arrays (5.5), XDP links (5.9), `bpf_xdp_load_bytes` (5.18). 6.1 is the oldest long-term
-/// kernel that has them all; tests have run on 6.18 only.
+/// kernel that has them all; `cargo xtask kernels` runs on it.
 pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
 /// Fails with the first thing that is missing.
