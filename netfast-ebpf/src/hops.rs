@@ -120,14 +120,11 @@ pub fn towards(
         if let Some(index) = known(key) {
             return index;
         }
-        scratch.hop = NextHop {
-            destination: packet.source_mac,
-            vlan: packet.vlan,
-            source: run.mac,
-            mtu: 0,
-            ifindex: run.ifindex,
-            flags: HOP_VALID,
-        };
+        scratch.hop.destination = packet.source_mac;
+        scratch.hop.vlan = packet.vlan;
+        scratch.hop.source = run.mac;
+        scratch.hop.ifindex = run.ifindex;
+        scratch.hop.flags = HOP_VALID;
     } else {
         return 0;
     }

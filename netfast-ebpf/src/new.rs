@@ -6,9 +6,7 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{
-        Flow, FlowKey, Forward, MAGLEV_PER_CELL, MAX_FORWARDS, MAX_MAGLEV_CELLS, Mode, PolicyClass, Target,
-    },
+    abi::{FlowKey, Forward, MAGLEV_PER_CELL, MAX_FORWARDS, MAX_MAGLEV_CELLS, Mode, PolicyClass, Target},
     flow::{self, ORIGINAL, PORT_TRIES, REPLY, State},
     hash,
     wire::Packet,
@@ -49,27 +47,27 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch:
 
     let port = packet.destination_port().wrapping_add(target.port_delta);
     scratch.original_key = packet.key;
-    scratch.flow = Flow {
-        translated: FlowKey {
-            source: packet.key.source,
-            destination: target.address,
-            source_port: packet.key.source_port,
-            destination_port: port.to_be_bytes(),
-            protocol: packet.key.protocol,
-            pad: [0; 3],
-        },
-        last_seen: run.now,
-        created: run.now,
-        generation: run.generation,
-        forward_uid: forward.uid,
-        target: target_index,
-        next_hop: target.next_hop,
-        forward: index,
-        state: state as u8,
-        direction: ORIGINAL,
-    };
-    scratch.reply =
-        Flow { translated: flow::reverse(&packet.key), next_hop: hop, direction: REPLY, ..scratch.flow };
+    // In place, a field at a time: whole entries would be built on the stack, of which there is little left here.
+    let flow = &mut scratch.flow;
+    flow.translated.source = packet.key.source;
+    flow.translated.destination = target.address;
+    flow.translated.source_port = packet.key.source_port;
+    flow.translated.destination_port = port.to_be_bytes();
+    flow.translated.protocol = packet.key.protocol;
+    flow.translated.pad = [0; 3];
+    flow.last_seen = run.now;
+    flow.created = run.now;
+    flow.generation = run.generation;
+    flow.forward_uid = forward.uid;
+    flow.target = target_index;
+    flow.next_hop = target.next_hop;
+    flow.forward = index;
+    flow.state = state as u8;
+    flow.direction = ORIGINAL;
+    scratch.reply = *flow;
+    scratch.reply.translated = flow::reverse(&packet.key);
+    scratch.reply.next_hop = hop;
+    scratch.reply.direction = REPLY;
     let outcome = if target.mode == Mode::Nat as u8 {
         scratch.flow.translated.source = target.source;
         take_port(run, scratch)

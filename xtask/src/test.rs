@@ -1,7 +1,5 @@
 //! `cargo xtask test`: set-up, lints, and every test that there is. What `.ci/run` calls.
 
-use std::process::{Command, Stdio};
-
 use anyhow::Result;
 
 use crate::{
@@ -65,9 +63,6 @@ fn all(args: &Args, counts: &mut Counts) -> Result<()> {
         commands::quiet("build-tests", commands::cargo().args(["test", "--no-run"]).args(cargo_args))
     })?;
     steps.run("tests", || cargo_test(args, counts))?;
-    if args.cargo_test.is_empty() {
-        steps.run("kernels", || kernels(counts))?;
-    }
     steps.finish()
 }
 
@@ -94,13 +89,6 @@ fn cargo_test(args: &Args, counts: &mut Counts) -> Result<()> {
     let result = commands::streamed("tests", &mut command, |line| counts.add(line));
     drop(lifeline);
     result
-}
-
-/// The same agent on other kernels. Those that the archive does not have count as skipped.
-fn kernels(counts: &mut Counts) -> Result<()> {
-    let mut command = Command::new(sandbox::own_copy()?);
-    command.arg("kernels").env("NETFAST_BIN", workspace::target_dir().join("release/netfast"));
-    commands::streamed("kernels", command.stdin(Stdio::null()), |line| counts.add(line))
 }
 
 impl Counts {
