@@ -29,8 +29,14 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
-        let sum = self.0 + (!u16::from_ne_bytes(checksum)) as u64;
-        (!fold(sum)).to_ne_bytes()
+        self.apply_word(u16::from_ne_bytes(checksum)).to_ne_bytes()
+    }
+
+    /// [`Delta::apply`] for a field that was read as one native word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_word(self, checksum: u16) -> u16 {
+        !fold(self.0 + (!checksum) as u64)
     }
 
     /// The UDP checksum field after the change: over IPv4 none (0) stays none (RFC 768), and a computed 0 is sent as
@@ -38,22 +44,29 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn apply_udp(self, checksum: [u8; 2]) -> [u8; 2] {
-        if u16::from_ne_bytes(checksum) == 0 {
-            return checksum;
+        self.apply_udp_word(u16::from_ne_bytes(checksum)).to_ne_bytes()
+    }
+
+    /// [`Delta::apply_udp`] for a field that was read as one native word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_udp_word(self, checksum: u16) -> u16 {
+        if checksum == 0 {
+            return 0;
         }
-        let new = self.apply(checksum);
-        if u16::from_ne_bytes(new) == 0 { [0xff, 0xff] } else { new }
+        let new = self.apply_word(checksum);
+        if new == 0 { 0xffff } else { new }
     }
 }
 
-/// Folds a sum of 16-, 32-bit words (fewer than 2^16 of them) into 16 bits with end-around carry.
+/// Folds a sum of 16- and 32-bit words (fewer than 2^15 of them) into 16 bits with end-around carry.
 #[inline(always)]
 const fn fold(sum: u64) -> u16 {
+    // At most 2^32 + 2^15, 2^17, 2^16 + 1: so that the last carry is the last one.
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
+    (sum + (sum >> 16)) as u16
 }
 
 /// The checksum over whole bytes, for the host's side (tests, tools).

@@ -1,13 +1,13 @@
 //! Why a frame went where it went: one list for the metric labels, the logs, the replay tool and the tests.
 
-/// What becomes of a frame.
+/// What becomes of a frame. The numbers are those of the driver's answers (`xdp_action`), one less.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verdict {
-    /// To the kernel, unchanged.
-    Pass = 0,
     /// Dropped.
-    Drop = 1,
+    Drop = 0,
+    /// To the kernel, unchanged.
+    Pass = 1,
     /// Sent back out of the interface it came in by (XDP_TX).
     Transmit = 2,
     /// Sent out of another interface.
@@ -18,7 +18,7 @@ impl Verdict {
     /// Number of verdicts.
     pub const COUNT: u32 = 4;
     /// All of them.
-    pub const ALL: [Verdict; 4] = [Self::Pass, Self::Drop, Self::Transmit, Self::Redirect];
+    pub const ALL: [Verdict; 4] = [Self::Drop, Self::Pass, Self::Transmit, Self::Redirect];
 
     /// The metric label.
     pub const fn label(self) -> &'static str {

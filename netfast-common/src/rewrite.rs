@@ -29,8 +29,10 @@ pub fn ipv4(header: &mut impl Words, source: u32, destination: u32) -> Delta {
     let addresses = Delta::NONE
         .word32(header.word(IPV4_SOURCE), source)
         .word32(header.word(IPV4_DESTINATION), destination);
-    let [ttl, _, _, _] = header.word(IPV4_TTL).to_ne_bytes();
-    put_ttl4(header, ttl.wrapping_sub(1), addresses);
+    let [ttl, protocol, c0, c1] = header.word(IPV4_TTL).to_ne_bytes();
+    // One less in the TTL changes the sum by the same amount whatever the TTL is.
+    let [c0, c1] = addresses.word([1, 0], [0, 0]).apply([c0, c1]);
+    header.put(IPV4_TTL, u32::from_ne_bytes([ttl.wrapping_sub(1), protocol, c0, c1]));
     header.put(IPV4_SOURCE, source);
     header.put(IPV4_DESTINATION, destination);
     addresses
@@ -66,7 +68,9 @@ pub fn ports(header: &mut impl Words, new: u32, pseudo: Delta) -> Delta {
 #[inline(always)]
 pub fn reflect_ipv4(header: &mut impl Words, ttl: u8) {
     let (source, destination) = (header.word(IPV4_SOURCE), header.word(IPV4_DESTINATION));
-    put_ttl4(header, ttl, Delta::NONE);
+    let [old, protocol, c0, c1] = header.word(IPV4_TTL).to_ne_bytes();
+    let [c0, c1] = Delta::NONE.word([old, protocol], [ttl, protocol]).apply([c0, c1]);
+    header.put(IPV4_TTL, u32::from_ne_bytes([ttl, protocol, c0, c1]));
     header.put(IPV4_SOURCE, destination);
     header.put(IPV4_DESTINATION, source);
 }
@@ -89,14 +93,6 @@ pub fn reflect_ipv6(header: &mut impl Words, hop_limit: u8) {
 #[inline(always)]
 pub const fn swap_ports(ports: u32) -> u32 {
     ports.rotate_left(16)
-}
-
-/// Sets the TTL; `delta` is what else has changed in the header.
-#[inline(always)]
-fn put_ttl4(header: &mut impl Words, ttl: u8, delta: Delta) {
-    let [old, protocol, c0, c1] = header.word(IPV4_TTL).to_ne_bytes();
-    let [c0, c1] = delta.word([old, protocol], [ttl, protocol]).apply([c0, c1]);
-    header.put(IPV4_TTL, u32::from_ne_bytes([ttl, protocol, c0, c1]));
 }
 
 /// Bytes on the host.

@@ -64,15 +64,9 @@ pub const UNKNOWN_ROW: u32 = abi::MAX_INTERFACES;
 #[inline(always)]
 pub fn finish(row: u32, bytes: usize, outcome: Outcome) -> u32 {
     add(&INTERFACE_COUNTERS, row * Reason::SLOTS * Verdict::COUNT + outcome.0, bytes);
-    const PASS: u32 = Verdict::Pass as u32;
-    const DROP: u32 = Verdict::Drop as u32;
-    const TRANSMIT: u32 = Verdict::Transmit as u32;
-    match outcome.0 % Verdict::COUNT {
-        PASS => xdp_action::XDP_PASS,
-        DROP => xdp_action::XDP_DROP,
-        TRANSMIT => xdp_action::XDP_TX,
-        _ => xdp_action::XDP_REDIRECT,
-    }
+    const _: () = assert!(Verdict::Drop as u32 + 1 == xdp_action::XDP_DROP);
+    const _: () = assert!(Verdict::Redirect as u32 + 1 == xdp_action::XDP_REDIRECT);
+    outcome.0 % Verdict::COUNT + 1
 }
 
 /// Adds a packet of `bytes` to a counter.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// TTL and hop limit of an answer (IANA's recommended default).
-const ANSWER_TTL: u8 = 64;
+pub const ANSWER_TTL: u8 = 64;
 
 /// Answers `packet` to reflector `index`, if its source may have an answer.
 #[inline(never)]
@@ -36,18 +36,19 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16) -> Outco
     if !is_allowed(run, &packet.key.source, index) {
         return Outcome::drop(Reason::EchoNotAllowed);
     }
+    let (high, low) = addr::words(&packet.key.source);
+    let tag = source_tag(high, low, index, run.config.seed);
+    // The line keeps the tag, so that the hot program need not make it.
+    let [t0, t1, t2, t3] = tag.to_ne_bytes();
     let line = Fill {
         kind: LineKind::Echo,
-        address: packet.key.source,
+        address: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, t0, t1, t2, t3],
         port: packet.key.source_port,
         next_hop: 0,
         target: index,
     };
     cache::fill(run, packet.version, &packet.key, &line);
-    let (high, low) = addr::words(&packet.key.source);
-    let tag = source_tag(high, low, index, run.config.seed);
-    let length = frame::length(ctx);
-    answer(ctx, run, packet.version, packet.l3 as usize & 0x1f, packet.l4 as usize, index, tag, length)
+    answer(ctx, run, packet, index, tag)
 }
 
 /// What a source is called in the rate limiter.
@@ -57,46 +58,41 @@ pub fn source_tag(high: u64, low: u64, index: u16, seed: u32) -> u32 {
 }
 
 /// Sends the frame back with everything swapped, if its source is within its rate. Swapped words do not change a
-/// checksum. `length`: bytes of the whole frame.
+/// checksum.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined; the hot program has them in registers")]
-pub fn answer(
-    ctx: &XdpContext,
-    run: &Run,
-    version: u8,
-    l3: usize,
-    l4: usize,
-    index: u16,
-    tag: u32,
-    length: usize,
-) -> Outcome {
+fn answer(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, tag: u32) -> Outcome {
     if !within_rate(run, index, tag) {
         return Outcome::drop(Reason::EchoRate);
     }
-    let reflected = if version == 4 {
+    let (l3, l4) = (packet.l3 as usize & 0x1f, packet.l4 as usize);
+    let reflected = if packet.version == 4 {
         Header::<20>::at(ctx, l3).map(|mut header| rewrite::reflect_ipv4(&mut header, ANSWER_TTL))
     } else {
         Header::<40>::at(ctx, l3).map(|mut header| rewrite::reflect_ipv6(&mut header, ANSWER_TTL))
     };
-    let (Some(()), Some(mut ports), Some(mut macs)) =
-        (reflected, Header::<4>::at(ctx, l4), Header::<12>::at(ctx, 0))
+    let (Some(()), Some(macs), Some(ports)) = (reflected, Header::<12>::at(ctx, 0), Header::<4>::at(ctx, l4))
     else {
         return Outcome::drop(Reason::Internal);
     };
-    ports.put(0, rewrite::swap_ports(ports.word(0)));
-    let (destination, shared, source) = (macs.word(0), macs.word(1), macs.word(2));
-    let ([d4, d5, s0, s1], [s2, s3, s4, s5]) = (shared.to_ne_bytes(), source.to_ne_bytes());
-    let [d0, d1, d2, d3] = destination.to_ne_bytes();
-    macs.put(0, u32::from_ne_bytes([s0, s1, s2, s3]));
-    macs.put(1, u32::from_ne_bytes([s4, s5, d0, d1]));
-    macs.put(2, u32::from_ne_bytes([d2, d3, d4, d5]));
-    account::add(&ECHO_COUNTERS, index as u32, length);
+    swap(macs, ports);
+    account::add(&ECHO_COUNTERS, index as u32, frame::length(ctx));
     Outcome::new(Verdict::Transmit, Reason::Echoed)
+}
+
+/// Swaps the MAC addresses and the ports.
+#[inline(always)]
+pub fn swap(mut macs: Header<12>, mut ports: Header<4>) {
+    ports.put(0, rewrite::swap_ports(ports.word(0)));
+    let (d0, d4, s0, s4): (u32, u16, u32, u16) = (macs.get(0), macs.get(4), macs.get(6), macs.get(10));
+    macs.set(0, s0);
+    macs.set(4, s4);
+    macs.set(6, d0);
+    macs.set(10, d4);
 }
 
 /// Takes a token of the source's bucket.
 #[inline(always)]
-fn within_rate(run: &Run, index: u16, tag: u32) -> bool {
+pub fn within_rate(run: &Run, index: u16, tag: u32) -> bool {
     let Some(echo) = ECHOES.get(run.slot() * MAX_ECHOES + index as u32) else { return false };
     let sets = ECHO_BUCKETS / BUCKETS_PER_SET as u32;
     let Some(set) = ECHO_LIMIT.get_ptr_mut((tag >> 1) & (sets - 1)) else { return false };

@@ -1,9 +1,13 @@
 //! The way out: link header, transmit or redirect.
 
 use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_xdp_adjust_head, programs::XdpContext};
-use netfast_common::{Reason, Verdict, abi::NextHop, rewrite::Words};
+use netfast_common::{Reason, Verdict, abi::NextHop};
 
-use crate::{account::Outcome, frame::Header, maps::DEVICES};
+use crate::{
+    account::Outcome,
+    frame::{Header, load},
+    maps::DEVICES,
+};
 
 const TAG_8021Q: u16 = 0x8100u16.to_be();
 
@@ -25,13 +29,17 @@ pub fn send(ctx: &XdpContext, l3: usize, hop: &NextHop, ingress: u32, reason: Re
     }
 }
 
+/// Destination and source. Typed loads: arrays of bytes would be read byte by byte.
 #[inline(always)]
 fn put_macs<const N: usize>(header: &mut Header<N>, hop: &NextHop) {
-    let [d0, d1, d2, d3, d4, d5] = hop.destination;
-    let [s0, s1, s2, s3, s4, s5] = hop.source;
-    header.put(0, u32::from_ne_bytes([d0, d1, d2, d3]));
-    header.put(1, u32::from_ne_bytes([d4, d5, s0, s1]));
-    header.put(2, u32::from_ne_bytes([s2, s3, s4, s5]));
+    let (to, from) = (hop.destination.as_ptr() as usize, hop.source.as_ptr() as usize);
+    // SAFETY: both arrays have six bytes.
+    let (t0, t4, f0, f4): (u32, u16, u32, u16) =
+        unsafe { (load(to), load(to + 4), load(from), load(from + 4)) };
+    header.set(0, t0);
+    header.set(4, t4);
+    header.set(6, f0);
+    header.set(10, f4);
 }
 
 /// Link header with other tags than the frame came with: moves the head of the frame and writes it anew.

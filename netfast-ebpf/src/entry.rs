@@ -15,7 +15,7 @@ use netfast_common::{
 };
 
 use crate::{
-    account::{self, Outcome},
+    account::{self, Outcome, UNKNOWN_ROW},
     error, frame, hot,
     maps::{CLOCK, PROGRAMS},
     run::{self, Run},
@@ -24,14 +24,14 @@ use crate::{
 
 /// Entry, attached to interfaces: packets of cached flows; the rest by tail call to [`netfast_slow`].
 #[xdp(frags)]
+#[inline(always)]
 pub fn netfast(ctx: XdpContext) -> u32 {
     let Some(run) = run::begin(&ctx) else { return xdp_action::XDP_PASS };
-    let bytes = frame::linear(&ctx);
-    if let Some(outcome) = hot::decide(&ctx, &run) {
-        return account::finish(run.row, bytes, outcome);
+    if let Some(answer) = hot::decide(&ctx, &run) {
+        return answer;
     }
     let outcome = follow(&ctx, TAIL_SLOW);
-    account::finish(run.row, frame::length(&ctx), outcome)
+    account::finish(UNKNOWN_ROW, frame::length(&ctx), outcome)
 }
 
 /// Reads what [`netfast`] leaves.

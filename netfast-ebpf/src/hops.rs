@@ -108,7 +108,7 @@ pub fn towards(
             scratch.hop.flags = HOP_VALID;
         } else if from_client && key.ifindex == l3_ifindex {
             scratch.hop.destination = packet.source_mac;
-            scratch.hop.source = run.mac;
+            scratch.hop.source = run.interface.mac;
             scratch.hop.flags = HOP_VALID;
         }
     } else if from_client {
@@ -122,7 +122,7 @@ pub fn towards(
         }
         scratch.hop.destination = packet.source_mac;
         scratch.hop.vlan = packet.vlan;
-        scratch.hop.source = run.mac;
+        scratch.hop.source = run.interface.mac;
         scratch.hop.ifindex = run.ifindex;
         scratch.hop.flags = HOP_VALID;
     } else {

@@ -4,11 +4,10 @@
 
 use aya_ebpf::programs::XdpContext;
 use netfast_common::{
-    Reason,
+    Reason, Verdict,
     abi::{
         CacheLine4, CacheLine6, CacheSet4, CacheSet6, LineKind, Mode, NextHop, Target, tail_kind, tail_port,
     },
-    addr,
     checksum::Delta,
     rewrite::{self, Words},
     wire::{FIN, RST, SYN, TCP, UDP},
@@ -19,14 +18,14 @@ use crate::{
     cache::{self, Place},
     echo, egress,
     frame::{Header, load},
-    maps::{CACHE4, CACHE6, NEXT_HOPS, TARGET_COUNTERS, TARGETS},
+    maps::{CACHE4, CACHE6, ECHO_COUNTERS, NEXT_HOPS, TARGET_COUNTERS, TARGETS},
     run::Run,
-    translate,
 };
 
-/// Decides the frame, or returns `None` if it is not a plain packet of a cached flow; then nothing was written.
+/// Decides and counts the frame and returns the driver's answer, or returns `None` if it is not a plain packet of a cached
+/// flow; then nothing was written.
 #[inline(always)]
-pub fn decide(ctx: &XdpContext, run: &Run) -> Option<Outcome> {
+pub fn decide(ctx: &XdpContext, run: &Run) -> Option<u32> {
     if !run.is_known() {
         return None;
     }
@@ -36,23 +35,25 @@ pub fn decide(ctx: &XdpContext, run: &Run) -> Option<Outcome> {
     }
     // SAFETY: 34 bytes are there.
     let (mac_low, mac_high, kind): (u32, u16, u16) = unsafe { (load(data), load(data + 4), load(data + 12)) };
-    let m = run.mac;
-    if mac_low != u32::from_ne_bytes([m[0], m[1], m[2], m[3]]) || mac_high != u16::from_ne_bytes([m[4], m[5]])
-    {
+    let mac = run.interface.mac.as_ptr() as usize;
+    // SAFETY: a MAC address has 6 bytes.
+    let ours: (u32, u16) = unsafe { (load(mac), load(mac + 4)) };
+    if (mac_low, mac_high) != ours {
         return None;
     }
     const IPV4: u16 = 0x0800u16.to_be();
     const IPV6: u16 = 0x86ddu16.to_be();
     const TAG: u16 = 0x8100u16.to_be();
-    let (kind, l3) = if kind == TAG {
-        // SAFETY: 34 bytes are there.
-        (unsafe { load(data + 16) }, 18)
-    } else {
-        (kind, 14)
-    };
+    // The header's offset is a constant in each branch.
     match kind {
-        IPV4 => ipv4(ctx, run, data, end, l3),
-        IPV6 => ipv6(ctx, run, data, end, l3),
+        IPV4 => ipv4(ctx, run, data, end, 14),
+        IPV6 => ipv6(ctx, run, data, end, 14),
+        // SAFETY: 34 bytes are there.
+        TAG => match unsafe { load::<u16>(data + 16) } {
+            IPV4 => ipv4(ctx, run, data, end, 18),
+            IPV6 => ipv6(ctx, run, data, end, 18),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -60,21 +61,21 @@ pub fn decide(ctx: &XdpContext, run: &Run) -> Option<Outcome> {
 /// Whether the transport header at `l4` is plain: TCP without SYN, FIN, RST, or UDP; lengths agree. `length`: what
 /// the IP header says is there.
 #[inline(always)]
-fn is_plain(l4: usize, end: usize, protocol: u8, length: u16) -> bool {
+fn is_plain(l4: usize, end: usize, protocol: u8, length: usize) -> bool {
     if protocol == TCP {
         if l4 + 20 > end {
             return false;
         }
         // SAFETY: 20 bytes are there.
         let (offset, flags): (u8, u8) = unsafe { (load(l4 + 12), load(l4 + 13)) };
-        let header = ((offset >> 4) as u16) * 4;
+        let header = (offset >> 4) as usize * 4;
         flags & (SYN | FIN | RST) == 0 && header >= 20 && header <= length
     } else if protocol == UDP {
         if l4 + 8 > end {
             return false;
         }
         // SAFETY: 8 bytes are there.
-        let datagram = u16::from_be(unsafe { load(l4 + 4) });
+        let datagram = u16::from_be(unsafe { load(l4 + 4) }) as usize;
         datagram >= 8 && datagram <= length
     } else {
         false
@@ -82,7 +83,7 @@ fn is_plain(l4: usize, end: usize, protocol: u8, length: u16) -> bool {
 }
 
 #[inline(always)]
-fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Option<Outcome> {
+fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Option<u32> {
     let (ip, l4) = (data + l3, data + l3 + 20);
     if l4 + 8 > end {
         return None;
@@ -90,12 +91,12 @@ fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     // SAFETY: 28 bytes from `ip` are there.
     let (version, total, fragment, ttl, protocol): (u8, u16, u16, u8, u8) =
         unsafe { (load(ip), load(ip + 2), load(ip + 6), load(ip + 8), load(ip + 9)) };
-    let total = u16::from_be(total);
+    let total = u16::from_be(total) as usize;
     // No options, no fragment (the DF bit is nobody's business), a TTL to spend.
     if version != 0x45 || fragment & 0x3fffu16.to_be() != 0 || ttl <= 1 {
         return None;
     }
-    if total < 28 || total as usize > end - ip || !is_plain(l4, end, protocol, total - 20) {
+    if total < 28 || ip + total > end || !is_plain(l4, end, protocol, total - 20) {
         return None;
     }
     let udp = protocol == UDP;
@@ -109,22 +110,30 @@ fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     };
     let kind = tail_kind(line.tail) & 7;
     if kind == LineKind::Echo as u8 {
-        let (high, low) = addr::words(&addr::from_v4(source.to_ne_bytes()));
-        let tag = echo::source_tag(high, low, line.target, run.config.seed);
-        return Some(echo::answer(ctx, run, 4, l3, l3 + 20, line.target, tag, end - data));
+        // SAFETY: four bytes; what they are for the header and what of it is there was checked above.
+        let (tag, mut header) = unsafe { (load(line.address.as_ptr() as usize), Header::<20>::checked(ip)) };
+        let outcome = echo::within_rate(run, line.target, tag)
+            .then(|| rewrite::reflect_ipv4(&mut header, echo::ANSWER_TTL));
+        return Some(reflected(run, data, end, l4, line.target, outcome));
     }
-    let (target, hop) = way_out(line.target, line.next_hop, end - ip)?;
+    let (target, hop) = way_out(line.target, line.next_hop, total)?;
     let (ports, new_source) = translation(kind, target, ports, line.tail);
-    let source = new_source.map_or(source, translate::word4);
+    // SAFETY: an address has 16 bytes.
+    let (source, destination): (u32, u32) = unsafe {
+        (
+            new_source.map_or(source, |new| load(new.as_ptr() as usize + 12)),
+            load(line.address.as_ptr() as usize),
+        )
+    };
     // SAFETY: 20 bytes from `ip` are there.
     let mut header = unsafe { Header::<20>::checked(ip) };
-    let pseudo = rewrite::ipv4(&mut header, source, u32::from_ne_bytes(line.address));
+    let pseudo = rewrite::ipv4(&mut header, source, destination);
     put_transport(l4, end, udp, ports, pseudo)?;
-    Some(leave(ctx, run, l3, &hop, kind, line.target, end - data))
+    Some(leave(ctx, run, l3, hop, kind, line.target, end - data))
 }
 
 #[inline(always)]
-fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Option<Outcome> {
+fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Option<u32> {
     let (ip, l4) = (data + l3, data + l3 + 40);
     if l4 + 8 > end {
         return None;
@@ -132,8 +141,8 @@ fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     // SAFETY: 48 bytes from `ip` are there.
     let (version, payload, protocol, ttl): (u8, u16, u8, u8) =
         unsafe { (load(ip), load(ip + 4), load(ip + 6), load(ip + 7)) };
-    let payload = u16::from_be(payload);
-    if version >> 4 != 6 || ttl <= 1 || payload < 8 || payload as usize + 40 > end - ip {
+    let payload = u16::from_be(payload) as usize;
+    if version >> 4 != 6 || ttl <= 1 || payload < 8 || ip + 40 + payload > end {
         return None;
     }
     if !is_plain(l4, end, protocol, payload) {
@@ -153,21 +162,32 @@ fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     };
     let kind = tail_kind(line.tail) & 7;
     if kind == LineKind::Echo as u8 {
-        let tag =
-            echo::source_tag(u64::from_be(words[0]), u64::from_be(words[1]), line.target, run.config.seed);
-        return Some(echo::answer(ctx, run, 6, l3, l3 + 40, line.target, tag, end - data));
+        // SAFETY: as for IPv4.
+        let (tag, mut header) =
+            unsafe { (load(line.address.as_ptr() as usize + 12), Header::<40>::checked(ip)) };
+        let outcome = echo::within_rate(run, line.target, tag)
+            .then(|| rewrite::reflect_ipv6(&mut header, echo::ANSWER_TTL));
+        return Some(reflected(run, data, end, l4, line.target, outcome));
     }
-    let (target, hop) = way_out(line.target, line.next_hop, end - ip)?;
+    let (target, hop) = way_out(line.target, line.next_hop, payload + 40)?;
     let (ports, new_source) = translation(kind, target, ports, line.tail);
     // SAFETY: 40 bytes from `ip` are there.
     let mut header = unsafe { Header::<40>::checked(ip) };
     let source = match new_source {
-        Some(source) => translate::words(source),
+        Some(source) => address_words(source),
         None => [header.word(2), header.word(3), header.word(4), header.word(5)],
     };
-    let pseudo = rewrite::ipv6(&mut header, source, translate::words(&line.address));
+    let pseudo = rewrite::ipv6(&mut header, source, address_words(&line.address));
     put_transport(l4, end, udp, ports, pseudo)?;
-    Some(leave(ctx, run, l3, &hop, kind, line.target, end - data))
+    Some(leave(ctx, run, l3, hop, kind, line.target, end - data))
+}
+
+/// A 16-byte address as native words, by four loads.
+#[inline(always)]
+fn address_words(address: &[u8; 16]) -> [u32; 4] {
+    let at = address.as_ptr() as usize;
+    // SAFETY: an address has 16 bytes.
+    unsafe { [load(at), load(at + 4), load(at + 8), load(at + 12)] }
 }
 
 /// The live line of the tuple in a set.
@@ -213,11 +233,26 @@ fn find6(run: &Run, set: u32, words: [u64; 4], ports: u32, udp: bool) -> Option<
     if cache::is_live(run, line.tail, udp) { Some(line) } else { None }
 }
 
+/// The rest of an echo's answer, after the IP header, if it is within its rate.
+#[inline(always)]
+fn reflected(run: &Run, data: usize, end: usize, l4: usize, index: u16, within_rate: Option<()>) -> u32 {
+    let outcome = if within_rate.is_some() {
+        // SAFETY: the caller has checked that the link header and 8 bytes from `l4` are there.
+        let (macs, ports) = unsafe { (Header::checked(data), Header::checked(l4)) };
+        echo::swap(macs, ports);
+        account::add(&ECHO_COUNTERS, index as u32, end - data);
+        Outcome::new(Verdict::Transmit, Reason::Echoed)
+    } else {
+        Outcome::drop(Reason::EchoRate)
+    };
+    account::finish(run.row, end - data, outcome)
+}
+
 /// Target and next hop of a line, if a datagram of `length` bytes can leave that way.
 #[inline(always)]
-fn way_out(target: u16, hop: u16, length: usize) -> Option<(&'static Target, NextHop)> {
+fn way_out(target: u16, hop: u16, length: usize) -> Option<(&'static Target, &'static NextHop)> {
     // SAFETY: array elements live as long as the program.
-    let (target, hop) = unsafe { (&*TARGETS.get_ptr(target as u32)?, *NEXT_HOPS.get_ptr(hop as u32)?) };
+    let (target, hop) = unsafe { (&*TARGETS.get_ptr(target as u32)?, &*NEXT_HOPS.get_ptr(hop as u32)?) };
     let fits = hop.mtu == 0 || length <= hop.mtu as usize;
     if hop.flags & netfast_common::abi::HOP_VALID != 0 && fits { Some((target, hop)) } else { None }
 }
@@ -244,7 +279,7 @@ fn put_transport(l4: usize, end: usize, udp: bool, ports: u32, pseudo: Delta) ->
         // SAFETY: 8 bytes from `l4` were checked by the caller.
         let mut header = unsafe { Header::<8>::checked(l4) };
         let delta = rewrite::ports(&mut header, ports, pseudo);
-        header.set(6, delta.apply_udp(header.get(6)));
+        header.set::<u16>(6, delta.apply_udp_word(header.get(6)));
     } else {
         if l4 + 18 > end {
             return None;
@@ -252,23 +287,19 @@ fn put_transport(l4: usize, end: usize, udp: bool, ports: u32, pseudo: Delta) ->
         // SAFETY: 18 bytes are there.
         let mut header = unsafe { Header::<18>::checked(l4) };
         let delta = rewrite::ports(&mut header, ports, pseudo);
-        header.set(16, delta.apply(header.get(16)));
+        header.set::<u16>(16, delta.apply_word(header.get(16)));
     }
     Some(())
 }
 
+/// Sends the frame and counts it. Each end of the way has an exit of its own, so that what is counted is a constant there.
 #[inline(always)]
-fn leave(
-    ctx: &XdpContext,
-    run: &Run,
-    l3: usize,
-    hop: &NextHop,
-    kind: u8,
-    target: u16,
-    bytes: usize,
-) -> Outcome {
-    let reply = kind != LineKind::Original as u8;
-    let reason = if reply { Reason::Reply } else { Reason::Forwarded };
-    account::add(&TARGET_COUNTERS, target as u32 * 2 + reply as u32, bytes);
-    egress::send(ctx, l3, hop, run.ifindex, reason)
+fn leave(ctx: &XdpContext, run: &Run, l3: usize, hop: &NextHop, kind: u8, target: u16, bytes: usize) -> u32 {
+    if kind == LineKind::Original as u8 {
+        account::add(&TARGET_COUNTERS, target as u32 * 2, bytes);
+        account::finish(run.row, bytes, egress::send(ctx, l3, hop, run.ifindex, Reason::Forwarded))
+    } else {
+        account::add(&TARGET_COUNTERS, target as u32 * 2 + 1, bytes);
+        account::finish(run.row, bytes, egress::send(ctx, l3, hop, run.ifindex, Reason::Reply))
+    }
 }

@@ -1,7 +1,7 @@
 //! What a program knows about the packet's surroundings before it looks at the packet.
 
 use aya_ebpf::{helpers::generated::bpf_jiffies64, programs::XdpContext};
-use netfast_common::abi::{self, Config};
+use netfast_common::abi::{self, Config, Interface};
 
 use crate::{
     account::UNKNOWN_ROW,
@@ -16,8 +16,8 @@ pub struct Run<'a> {
     pub ifindex: u32,
     /// Its row in the counters.
     pub row: u32,
-    /// Its MAC address.
-    pub mac: [u8; 6],
+    /// What the agent says of the interface; another one's or nothing if it is not known.
+    pub interface: &'a Interface,
     /// The live rule set, read once.
     pub generation: u32,
     /// Jiffies, low 32 bits.
@@ -47,15 +47,16 @@ pub fn begin(ctx: &XdpContext) -> Option<Run<'static>> {
     let config: &'static Config = unsafe { &*CONFIG.get_ptr(0)? };
     // SAFETY: the context is valid while the program runs.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    let interface = INTERFACES.get(ifindex & (abi::IFINDEX_SLOTS - 1))?;
-    let known = interface.ifindex == ifindex && interface.row < UNKNOWN_ROW as u16;
+    // SAFETY: as above.
+    let interface: &'static Interface = unsafe { &*INTERFACES.get_ptr(ifindex & (abi::IFINDEX_SLOTS - 1))? };
+    let known = interface.ifindex == ifindex;
     // SAFETY: a helper without preconditions.
     let jiffies = unsafe { bpf_jiffies64() };
     Some(Run {
         config,
         ifindex,
         row: if known { interface.row as u32 } else { UNKNOWN_ROW },
-        mac: interface.mac,
+        interface,
         generation: config.generation,
         now: jiffies as u32,
         stamp: (jiffies >> (config.stamp_shift & 31)) as u32,

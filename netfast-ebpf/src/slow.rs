@@ -49,7 +49,7 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
     if packet.is_martian() {
         return Step::Done(by_policy(run, PolicyClass::Martian, Reason::Martian));
     }
-    if packet.destination_mac == run.mac && packet.fragment == Fragment::No && packet.has_ports() {
+    if packet.destination_mac == run.interface.mac && packet.fragment == Fragment::No && packet.has_ports() {
         Step::Known
     } else {
         Step::Filter
@@ -107,7 +107,7 @@ pub fn new_packet(ctx: &XdpContext, run: &Run) -> Step {
 /// See [`new_packet`].
 #[inline(always)]
 fn allowed_packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Outcome {
-    if packet.destination_mac != run.mac {
+    if packet.destination_mac != run.interface.mac {
         return Outcome::pass(Reason::NotOurMac);
     }
     if packet.fragment == Fragment::Later {

@@ -113,11 +113,11 @@ fn put_transport(ctx: &XdpContext, packet: &Packet, ports: u32, pseudo: Delta) -
     if packet.key.protocol == UDP {
         let mut header = Header::<8>::at(ctx, l4)?;
         let delta = rewrite::ports(&mut header, ports, pseudo);
-        header.set(6, delta.apply_udp(header.get(6)));
+        header.set::<u16>(6, delta.apply_udp_word(header.get(6)));
     } else {
         let mut header = Header::<18>::at(ctx, l4)?;
         let delta = rewrite::ports(&mut header, ports, pseudo);
-        header.set(16, delta.apply(header.get(16)));
+        header.set::<u16>(16, delta.apply_word(header.get(16)));
     }
     Some(())
 }
