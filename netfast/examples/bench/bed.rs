@@ -353,10 +353,14 @@ fn intent() -> Result<Intent> {
                 rate: 1_000_000,
                 comment: None,
             }],
-            filters: vec![netfast::api::types::FilterRule {
-                src: Some("203.0.113.0/24".parse()?),
-                ..Default::default()
-            }],
+            filters: vec![
+                netfast::api::types::FilterRule {
+                    src: Some("203.0.113.0/24".parse()?),
+                    ..Default::default()
+                }
+                .into(),
+            ],
+            ..Default::default()
         },
         ..Intent::default()
     })

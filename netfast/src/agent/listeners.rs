@@ -207,7 +207,7 @@ mod tests {
                 rate: 1,
                 comment: None,
             }],
-            filters: Vec::new(),
+            ..Rules::default()
         };
         let found: Vec<_> =
             matches(&rules, &listeners).into_iter().map(|(object, l)| (object, l.inode)).collect();

@@ -5,6 +5,7 @@
 //! `detach` takes everything away.
 
 mod engine;
+mod filters;
 mod interfaces;
 mod listeners;
 mod lock;
@@ -25,8 +26,8 @@ use crate::{
     api::{
         server::{self, Service},
         types::{
-            ChangeReply, ChangeRequest, ErrorBody, ErrorCode, FlowFilter, FlowList, Intent, SCHEMA_VERSION,
-            Stats, Status, StopReply, StopRequest, VersionReply,
+            ChangeReply, ChangeRequest, ErrorBody, ErrorCode, FilterList, FilterQuery, FlowFilter, FlowList,
+            Intent, SCHEMA_VERSION, Stats, Status, StopReply, StopRequest, VersionReply,
         },
     },
     config::agent::AgentConfig,
@@ -323,6 +324,10 @@ impl Service for Api {
 
     fn stats(&self) -> Stats {
         self.shared.stats()
+    }
+
+    fn filters(&self, query: &FilterQuery) -> Result<FilterList, ErrorBody> {
+        self.shared.filters(query)
     }
 
     fn version(&self) -> VersionReply {

@@ -180,11 +180,11 @@ impl StatsSource for Shared {
             .iter()
             .map(|echo| NamedCount { name: echo.listen.to_string(), count: counters.echo(echo.index) })
             .collect();
-        let filters = snapshot.intent.rules.filters.iter().zip(snapshot.ids.filters()).enumerate();
+        // Of named rules only: there may be 100,000 of the others. `GET /v1/filters` has all.
+        let filters = snapshot.intent.rules.filters.iter().zip(snapshot.ids.filters());
         let filters = filters
-            .map(|(position, (rule, id))| NamedCount {
-                name: diff::filter_name(position, rule),
-                count: counters.filter(id.index),
+            .filter_map(|(rule, id)| {
+                Some(NamedCount { name: rule.name.clone()?, count: counters.filter(id.index) })
             })
             .collect();
         let fill = |map: &str, flows: u64, max: u64| MapFill {

@@ -16,8 +16,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::types::{
-    ChangeReply, ChangeRequest, ErrorBody, ErrorCode, ErrorReply, FlowFilter, FlowList, Intent, Stats,
-    Status, StopReply, StopRequest, VersionReply,
+    ChangeReply, ChangeRequest, ErrorBody, ErrorCode, ErrorReply, FilterList, FilterQuery, FlowFilter,
+    FlowList, Intent, Stats, Status, StopReply, StopRequest, VersionReply,
 };
 
 /// Where the agent listens unless agent.toml says otherwise.
@@ -65,6 +65,22 @@ impl Client {
     /// See [`Self::status`].
     pub async fn stats(&self) -> Result<Stats, ErrorBody> {
         self.get("/v1/stats").await
+    }
+
+    /// `GET /v1/filters`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn filters(&self, query: &FilterQuery) -> Result<FilterList, ErrorBody> {
+        let FilterQuery { from, limit, rule, unused, analysis } = query;
+        let pairs = [
+            ("from", from.map(|from| from.to_string())),
+            ("limit", limit.map(|limit| limit.to_string())),
+            ("rule", rule.clone()),
+            ("unused", unused.then(|| "true".to_owned())),
+            ("analysis", analysis.then(|| "true".to_owned())),
+        ];
+        self.get(&format!("/v1/filters{}", query_string(&pairs))).await
     }
 
     /// `GET /v1/version`.
@@ -223,8 +239,8 @@ fn query(filter: &FlowFilter) -> String {
     // Taken apart so that a new field cannot be forgotten here.
     let FlowFilter { protocol, client, client_port, service, service_port, target, forward, state, limit } =
         filter;
-    let mut pairs: Vec<(&str, String)> = Vec::new();
-    let mut pair = |key, value: Option<String>| pairs.extend(value.map(|value| (key, value)));
+    let mut pairs: Vec<(&str, Option<String>)> = Vec::new();
+    let mut pair = |key, value: Option<String>| pairs.push((key, value));
     pair("protocol", protocol.map(|protocol| protocol.to_string()));
     pair("client", client.as_ref().map(IpAddr::to_string));
     pair("client_port", client_port.map(|port| port.to_string()));
@@ -234,9 +250,15 @@ fn query(filter: &FlowFilter) -> String {
     pair("forward", forward.clone());
     pair("state", state.clone());
     pair("limit", limit.map(|limit| limit.to_string()));
+    query_string(&pairs)
+}
+
+/// Pairs as a query string, with its `?`; empty if none has a value.
+fn query_string(pairs: &[(&str, Option<String>)]) -> String {
     let mut text = String::new();
-    for (index, (key, value)) in pairs.iter().enumerate() {
-        text.push(if index == 0 { '?' } else { '&' });
+    for (key, value) in pairs {
+        let Some(value) = value else { continue };
+        text.push(if text.is_empty() { '?' } else { '&' });
         text.push_str(key);
         text.push('=');
         for byte in value.bytes() {

@@ -22,8 +22,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixListener, sync::watch};
 
 use super::types::{
-    ChangeReply, ChangeRequest, ErrorBody, ErrorCode, ErrorReply, FlowFilter, FlowList, Intent,
-    SCHEMA_VERSION, Stats, Status, StopReply, StopRequest, VersionReply,
+    ChangeReply, ChangeRequest, ErrorBody, ErrorCode, ErrorReply, FilterList, FilterQuery, FlowFilter,
+    FlowList, Intent, SCHEMA_VERSION, Stats, Status, StopReply, StopRequest, VersionReply,
 };
 
 /// Largest body of a request: rule files of some 100,000 rules fit.
@@ -37,6 +37,11 @@ pub trait Service: Send + Sync + 'static {
     fn intent(&self) -> Intent;
     /// `GET /v1/stats`
     fn stats(&self) -> Stats;
+    /// `GET /v1/filters`
+    ///
+    /// # Errors
+    /// If the rule that is asked for does not exist.
+    fn filters(&self, query: &FilterQuery) -> Result<FilterList, ErrorBody>;
     /// `GET /v1/version`
     fn version(&self) -> VersionReply;
     /// `POST /v1/change`
@@ -101,6 +106,7 @@ pub fn router<S: Service>(service: Arc<S>) -> Router {
         .route("/v1/status", get(status::<S>))
         .route("/v1/intent", get(intent::<S>))
         .route("/v1/stats", get(stats::<S>))
+        .route("/v1/filters", get(filters::<S>))
         .route("/v1/version", get(version::<S>))
         .route("/v1/change", post(change::<S>))
         .route("/v1/flows", get(flows::<S>).delete(flush::<S>))
@@ -190,6 +196,15 @@ async fn intent<S: Service>(State(service): State<Arc<S>>) -> Answer<Intent> {
 
 async fn stats<S: Service>(State(service): State<Arc<S>>) -> Answer<Stats> {
     blocking(move || Ok(service.stats())).await
+}
+
+async fn filters<S: Service>(
+    State(service): State<Arc<S>>,
+    query: Result<Query<FilterQuery>, QueryRejection>,
+) -> Answer<FilterList> {
+    let Query(query) =
+        query.map_err(|rejection| usage(format!("the query is wrong: {}", rejection.body_text())))?;
+    blocking(move || service.filters(&query)).await
 }
 
 async fn version<S: Service>(State(service): State<Arc<S>>) -> Answer<VersionReply> {

@@ -1,32 +1,38 @@
 //! `netfast filter`.
 
-use std::path::PathBuf;
+mod list;
+mod load;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use ipnet::IpNet;
-use serde::Serialize;
 
+use self::{
+    list::{List, Show},
+    load::Load,
+};
 use super::{
     Context,
     change::{self, ChangeFlags},
-    failure::{Failure, Outcome},
-    files, units, values,
+    failure::Outcome,
+    units,
     values::word,
 };
 use crate::api::types::{
-    self, Count, ErrorCode, FilterAction, FilterRule, Operation, PortRange, Protocol, Rules, SCHEMA_VERSION,
+    self, Addresses, FilterAction, FilterDefault, FilterRule, IcmpKind, InterfacePolicy, LimitPer, Many,
+    Operation, Ports, Protocol, Rate, RejectWith, TcpFlags,
 };
 
 /// Filter rules: an ordered list; the first that matches decides
 #[derive(Debug, clap::Subcommand)]
 pub enum Filter {
     List(List),
+    Show(Show),
     Add(Add),
     Insert(Insert),
     Move(Move),
     Delete(Delete),
     Flush(Flush),
     Load(Load),
+    Policy(Policy),
 }
 
 impl Filter {
@@ -36,7 +42,8 @@ impl Filter {
     /// What the agent answered.
     pub async fn run(self, context: &Context) -> Outcome {
         let (flags, operations) = match self {
-            Self::List(_) => return list(context).await,
+            Self::List(list) => return list.run(context).await,
+            Self::Show(show) => return show.run(context).await,
             Self::Add(Add { rule, flags }) => {
                 (flags, vec![Operation::FilterAdd { rule: rule.into_rule(), position: None }])
             }
@@ -48,19 +55,9 @@ impl Filter {
             }
             Self::Delete(Delete { rules, flags }) => (flags, deletions(rules)),
             Self::Flush(Flush { flags }) => (flags, vec![Operation::FilterFlush]),
-            Self::Load(Load { file, flags }) => {
-                let rules = files::rules(&file)?;
-                let Rules { forwards, echoes, filters } = rules;
-                if !forwards.is_empty() || !echoes.is_empty() {
-                    return Err(Failure::new(
-                        ErrorCode::Rejected,
-                        format_args!(
-                            "{} has more than filter rules; `netfast apply -f` takes whole rules files",
-                            file.display()
-                        ),
-                    ));
-                }
-                (flags, vec![Operation::FilterReplace { rules: filters }])
+            Self::Load(load) => return load.run(context).await,
+            Self::Policy(Policy { interface, filter, flags }) => {
+                (flags, vec![Operation::FilterPolicy { policy: InterfacePolicy { interface, filter } }])
             }
         };
         change::submit(context, &flags, operations).await
@@ -74,14 +71,6 @@ fn deletions(mut rules: Vec<String>) -> Vec<Operation> {
     rules.into_iter().map(|rule| Operation::FilterDelete { rule }).collect()
 }
 
-/// Lists the filter rules in order; with -o wide also their counters
-#[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
-Examples:
-  netfast filter list
-  netfast filter list -o wide")]
-pub struct List {}
-
 /// Adds a filter rule at the end of the list
 ///
 /// What is not given matches anything. The filter sees every packet that might belong to netfast or not, before services
@@ -91,6 +80,9 @@ pub struct List {}
 Examples:
   netfast filter add drop --src 203.0.113.0/24 --proto tcp --dport 22 --comment \"scanner\"
   netfast filter add drop --name no-quic --proto udp --dport 443
+  netfast filter add reject --proto tcp --dport 25,465,587
+  netfast filter add limit --rate 100/s --per source --proto tcp --flags syn/syn,ack,fin,rst
+  netfast filter add count --name pings --proto icmp --icmp echo-request
   netfast filter add allow --src 198.51.100.0/24 --interface eth0")]
 pub struct Add {
     #[command(flatten)]
@@ -155,17 +147,21 @@ pub struct Flush {
     flags: ChangeFlags,
 }
 
-/// Replaces all filter rules by those of a file
+/// Says what becomes of packets on an interface that no filter rule matches
 ///
-/// The file is a rules.toml with nothing but `[[filter]]` tables. Forwards and echo reflectors stay as they are.
+/// Without a policy they go on. ARP is never filtered. A policy of drop also drops what the host itself is answered, since
+/// netfast follows only its own flows: rules have to allow it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
-  netfast filter load blocklist.toml
-  make-blocklist | netfast filter load -")]
-pub struct Load {
-    /// The file; - is stdin
-    file: PathBuf,
+  netfast filter policy eth0 drop
+  netfast filter policy eth0 allow")]
+pub struct Policy {
+    /// The interface
+    interface: String,
+    /// What becomes of them
+    #[arg(value_parser = word::<FilterDefault>(FilterDefault::WORDS))]
+    filter: FilterDefault,
     #[command(flatten)]
     flags: ChangeFlags,
 }
@@ -189,27 +185,48 @@ struct RuleArguments {
     /// Name, unique among the filter rules; only named rules have a metric
     #[arg(long)]
     name: Option<String>,
-    /// Source prefix
-    #[arg(long, value_name = "PREFIX", value_parser = values::prefix)]
-    src: Option<IpNet>,
-    /// Destination prefix
-    #[arg(long, value_name = "PREFIX", value_parser = values::prefix)]
-    dst: Option<IpNet>,
-    /// IP protocol: tcp, udp, icmp, icmpv6 or a number
-    #[arg(long)]
-    proto: Option<Protocol>,
-    /// Source port or range (TCP and UDP)
-    #[arg(long, value_name = "PORT[-PORT]")]
-    sport: Option<PortRange>,
-    /// Destination port or range (TCP and UDP)
-    #[arg(long, value_name = "PORT[-PORT]")]
-    dport: Option<PortRange>,
+    /// Source prefixes, or @SET
+    #[arg(long, value_name = "PREFIX[,…]")]
+    src: Option<Many<Addresses>>,
+    /// Destination prefixes, or @SET
+    #[arg(long, value_name = "PREFIX[,…]")]
+    dst: Option<Many<Addresses>>,
+    /// IP protocols: tcp, udp, icmp, icmpv6 or a number
+    #[arg(long, value_name = "PROTO[,…]")]
+    proto: Option<Many<Protocol>>,
+    /// Source ports or ranges (TCP and UDP)
+    #[arg(long, value_name = "PORT[-PORT][,…]")]
+    sport: Option<Many<Ports>>,
+    /// Destination ports or ranges (TCP and UDP)
+    #[arg(long, value_name = "PORT[-PORT][,…]")]
+    dport: Option<Many<Ports>>,
+    /// TCP flags, and after a / those that count: syn/syn,ack,fin,rst
+    #[arg(long, value_name = "FLAGS[/FLAGS]")]
+    flags: Option<TcpFlags>,
+    /// ICMP types, with or without a code: echo-request, 3/4
+    #[arg(long, value_name = "TYPE[/CODE][,…]")]
+    icmp: Option<Many<IcmpKind>>,
     /// Interface that the packet came in by
     #[arg(long, visible_alias = "in", value_name = "IFACE")]
     interface: Option<String>,
+    /// VLAN of the innermost tag; 0: untagged
+    #[arg(long, value_name = "ID")]
+    vlan: Option<u16>,
     /// IP version, 4 or 6
     #[arg(long, value_name = "4|6", value_parser = ip_version())]
     ip_version: Option<u8>,
+    /// How a reject answers [default: tcp-reset for TCP, else port-unreachable]
+    #[arg(long, value_name = "ANSWER", value_parser = word::<RejectWith>(RejectWith::WORDS))]
+    with: Option<RejectWith>,
+    /// What a limit lets through a second: packets (1000/s) or bits (64kbit, 10mbit)
+    #[arg(long)]
+    rate: Option<Rate>,
+    /// What a limit lets through at once: packets, for a rate in bits bytes [default: one second's worth]
+    #[arg(long, value_name = "N")]
+    burst: Option<u32>,
+    /// Whether a limit is one for the rule or one for each source address [default: rule]
+    #[arg(long, value_name = "WHAT", value_parser = word::<LimitPer>(LimitPer::WORDS))]
+    per: Option<LimitPer>,
     /// Free text
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
@@ -217,93 +234,45 @@ struct RuleArguments {
 
 impl RuleArguments {
     fn into_rule(self) -> FilterRule {
-        let Self { action, name, src, dst, proto, sport, dport, interface, ip_version, comment } = self;
-        FilterRule { action, name, src, dst, proto, sport, dport, interface, version: ip_version, comment }
+        let Self {
+            action,
+            name,
+            src,
+            dst,
+            proto,
+            sport,
+            dport,
+            flags,
+            icmp,
+            interface,
+            vlan,
+            ip_version,
+            with,
+            rate,
+            burst,
+            per,
+            comment,
+        } = self;
+        FilterRule {
+            action,
+            with,
+            rate,
+            burst,
+            per,
+            name,
+            src,
+            dst,
+            proto,
+            sport,
+            dport,
+            flags,
+            icmp,
+            interface,
+            vlan,
+            version: ip_version,
+            comment,
+        }
     }
-}
-
-#[derive(Serialize)]
-struct FilterList {
-    schema_version: u32,
-    revision: u64,
-    filters: Vec<FilterRow>,
-}
-
-#[derive(Serialize)]
-struct FilterRow {
-    position: usize,
-    #[serde(flatten)]
-    rule: FilterRule,
-}
-
-async fn list(context: &Context) -> Outcome {
-    let intent = context.client.intent().await?;
-    let output = context.output;
-    let filters: Vec<_> =
-        (1..).zip(intent.rules.filters).map(|(position, rule)| FilterRow { position, rule }).collect();
-    if output.is_json() {
-        let document = FilterList { schema_version: SCHEMA_VERSION, revision: intent.revision, filters };
-        return output.json_list(&document, &document.filters);
-    }
-    if filters.is_empty() {
-        output.note(
-            "no filter rules; add one: netfast filter add drop --src 203.0.113.0/24 --proto tcp --dport 22",
-        );
-        return Ok(());
-    }
-    // The statistics list every rule in order. If they are of another revision they do not fit, and are not shown.
-    let counts: Vec<Option<Count>> = if output.is_wide() {
-        let stats = context.client.stats().await?;
-        let fits = stats.filters.len() == filters.len();
-        (0..filters.len())
-            .map(|index| stats.filters.get(index).filter(|_| fits).map(|row| row.count))
-            .collect()
-    } else {
-        Vec::new()
-    };
-    let columns: &[&str] = if output.is_wide() {
-        &["#", "ACTION", "PACKETS", "BYTES", "MATCH", "NAME", "COMMENT"]
-    } else {
-        &["#", "ACTION", "MATCH", "NAME", "COMMENT"]
-    };
-    let rows = filters
-        .iter()
-        .enumerate()
-        .map(|(index, FilterRow { position, rule })| {
-            let mut row = vec![position.to_string(), rule.action.to_string()];
-            if output.is_wide() {
-                let count = counts.get(index).copied().flatten();
-                let number = |of: fn(Count) -> u64| {
-                    count.map_or_else(|| "-".to_owned(), |count| of(count).to_string())
-                };
-                row.extend([number(|count| count.packets), number(|count| count.bytes)]);
-            }
-            row.extend([
-                describe(rule),
-                rule.name.clone().unwrap_or_default(),
-                rule.comment.clone().unwrap_or_default(),
-            ]);
-            row
-        })
-        .collect();
-    output.table(columns, &["#", "PACKETS", "BYTES"], rows)
-}
-
-/// What a rule matches, in the words of the command line: `src 203.0.113.0/24 proto tcp dport 22`.
-fn describe(rule: &FilterRule) -> String {
-    let FilterRule { action: _, name: _, src, dst, proto, sport, dport, interface, version, comment: _ } =
-        rule;
-    let mut parts = Vec::new();
-    let mut part =
-        |key: &str, value: Option<String>| parts.extend(value.map(|value| format!("{key} {value}")));
-    part("interface", interface.clone());
-    part("ip-version", version.map(|version| version.to_string()));
-    part("src", src.map(values::show_prefix));
-    part("dst", dst.map(values::show_prefix));
-    part("proto", proto.map(|proto| proto.to_string()));
-    part("sport", sport.map(|ports| ports.to_string()));
-    part("dport", dport.map(|ports| ports.to_string()));
-    if parts.is_empty() { "any packet".to_owned() } else { parts.join(" ") }
 }
 
 /// `3 filter rules`.

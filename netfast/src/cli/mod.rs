@@ -113,7 +113,7 @@ struct Global {
 enum Verb {
     Agent(agent::Agent),
     #[command(flatten)]
-    Client(ClientVerb),
+    Client(Box<ClientVerb>),
     Check(check::Check),
     Completion(completion::Completion),
     Man(man::Man),
@@ -197,7 +197,7 @@ fn run(verb: Verb, socket: Option<PathBuf>, output: Output) -> Outcome {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime
                 .map_err(|error| Failure::new(ErrorCode::Internal, format_args!("cannot start: {error}")))?
-                .block_on(ask(verb, &context))
+                .block_on(ask(*verb, &context))
         }
     }
 }

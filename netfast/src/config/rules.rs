@@ -58,6 +58,8 @@ fn path(place: &Place, key: &'static str) -> Vec<Step> {
         }
         Place::Echo(at) => vec![Step::Key("echo"), Step::Item(*at)],
         Place::Filter(at) => vec![Step::Key("filter"), Step::Item(*at)],
+        Place::Set(at) => vec![Step::Key("set"), Step::Item(*at)],
+        Place::Policy(at) => vec![Step::Key("policy"), Step::Item(*at)],
     };
     if !key.is_empty() {
         path.push(Step::Key(key));

@@ -100,12 +100,12 @@ impl Counters {
     }
 
     /// Packets that a filter rule decided.
-    pub fn filter(&self, counter: u16) -> Count {
-        self.sum(&self.filters, u32::from(counter))
+    pub fn filter(&self, counter: u32) -> Count {
+        self.sum(&self.filters, counter)
     }
 
-    pub(super) fn clear_filter(&self, counter: u16) {
-        self.clear(&self.filters, u32::from(counter));
+    pub(super) fn clear_filter(&self, counter: u32) {
+        self.clear(&self.filters, counter);
     }
 
     /// Flows made by a forward since it exists.

@@ -94,7 +94,7 @@ impl Publisher {
             .map(|rule| rule.counter)
             .collect();
         for rule in images.filters.iter().filter(|rule| !counted.contains(&rule.counter)) {
-            counters.clear_filter(rule.counter);
+            counters.clear_filter(u32::from(rule.counter));
         }
     }
 

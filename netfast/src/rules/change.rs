@@ -1,12 +1,15 @@
 //! Changes of the intent: a list of operations is done as a whole or not at all.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use netfast_common::abi;
 
 use crate::api::types::{
-    Attachment, ChangeAction, Echo, Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, Intent,
-    ObjectChange, Operation, Rules, Target,
+    AddressSet, Addresses, Attachment, ChangeAction, Echo, Endpoint, ErrorBody, ErrorCode, FilterDefault,
+    FilterRule, Forward, Intent, InterfacePolicy, Many, ObjectChange, Operation, Rules, Target,
 };
 
 use super::{
@@ -38,7 +41,8 @@ impl Changed {
 /// # Errors
 /// The first operation that cannot be done, or the first thing that is wrong with the result. The intent is as it was.
 pub fn apply(intent: &Intent, operations: &[Operation]) -> Result<Changed, ErrorBody> {
-    let mut change = Change { intent: intent.clone(), named: HashSet::new(), warnings: Vec::new() };
+    let mut change =
+        Change { intent: intent.clone(), named: HashSet::new(), all_filters: false, warnings: Vec::new() };
     for (number, operation) in operations.iter().enumerate() {
         change.operation(operation).map_err(|mut error| {
             if operations.len() > 1 {
@@ -47,17 +51,21 @@ pub fn apply(intent: &Intent, operations: &[Operation]) -> Result<Changed, Error
             error
         })?;
     }
-    let Change { intent: mut after, named, mut warnings } = change;
+    let Change { intent: mut after, named, all_filters, mut warnings } = change;
     validate::validate(&after.rules)?;
     attachments(&after)?;
-    let changes: Vec<ObjectChange> = diff::objects(intent, &after)
+    let filters_named = all_filters || named.iter().any(|(kind, _)| kind == "filter");
+    let changes: Vec<ObjectChange> = diff::objects(intent, &after, filters_named)
         .into_iter()
-        .filter(|c| c.action != ChangeAction::Unchanged || named.contains(&(c.kind.clone(), c.name.clone())))
+        .filter(|c| {
+            c.action != ChangeAction::Unchanged
+                || (all_filters && c.kind == "filter")
+                || named.contains(&(c.kind.clone(), c.name.clone()))
+        })
         .collect();
     if after.rules != intent.rules || after.attachments != intent.attachments {
         after.revision = intent.revision + 1;
-        let known: HashSet<String> = check::warnings(&intent.rules).into_iter().collect();
-        warnings.extend(check::warnings(&after.rules).into_iter().filter(|text| !known.contains(text)));
+        warnings.extend(check::new_warnings(&intent.rules, &after.rules));
     }
     Ok(Changed { intent: after, changes, warnings })
 }
@@ -79,6 +87,8 @@ struct Change {
     intent: Intent,
     /// Kind and name of the objects that operations named: they are reported even if they are as they were.
     named: HashSet<(String, String)>,
+    /// All filter rules were named.
+    all_filters: bool,
     warnings: Vec<String>,
 }
 
@@ -111,8 +121,19 @@ impl Change {
                 self.intent.rules.filters.clear();
                 Ok(())
             }
-            Operation::FilterReplace { rules } => {
-                self.filter_replace(rules);
+            Operation::FilterReplace { rules, sets, policies, append } => {
+                sets.iter().for_each(|set| self.set_put(set));
+                policies.iter().for_each(|policy| self.policy(policy));
+                self.filter_replace(rules, *append);
+                Ok(())
+            }
+            Operation::SetPut { set } => {
+                self.set_put(set);
+                Ok(())
+            }
+            Operation::SetDelete { name } => self.set_delete(name),
+            Operation::FilterPolicy { policy } => {
+                self.policy(policy);
                 Ok(())
             }
             Operation::Apply { rules, prune } => self.apply(rules, *prune),
@@ -308,12 +329,61 @@ impl Change {
         Ok(())
     }
 
-    fn filter_replace(&mut self, rules: &[FilterRule]) {
-        for (at, rule) in rules.iter().enumerate() {
+    fn filter_replace(&mut self, rules: &[Arc<FilterRule>], append: bool) {
+        for rule in rules {
             self.filter_host_bits(rule);
-            self.name("filter", diff::filter_name(at, rule));
         }
-        self.intent.rules.filters = rules.iter().map(normal_filter).collect();
+        self.all_filters |= !append;
+        let filters = &mut self.intent.rules.filters;
+        if append {
+            filters.extend(rules.iter().cloned());
+        } else {
+            // Rules that are there already are taken from there: equal ones are then the same ones, and quickly compared.
+            let old: HashMap<diff::RuleKey, Arc<FilterRule>> =
+                diff::filter_keys(filters).into_iter().zip(filters.drain(..)).collect();
+            let keys = diff::filter_keys(rules);
+            filters.extend(rules.iter().zip(keys).map(|(rule, key)| match old.get(&key) {
+                Some(present) if present == rule => Arc::clone(present),
+                _ => Arc::clone(rule),
+            }));
+        }
+        normalize(&mut self.intent.rules);
+    }
+
+    fn set_put(&mut self, set: &AddressSet) {
+        self.host_bits(&format!("set {:?}", set.name), &set.addresses);
+        self.name("set", &set.name);
+        let set =
+            AddressSet { addresses: set.addresses.iter().map(ipnet::IpNet::trunc).collect(), ..set.clone() };
+        let sets = &mut self.intent.rules.sets;
+        match sets.iter_mut().find(|present| present.name == set.name) {
+            Some(present) => *present = set,
+            None => sets.push(set),
+        }
+    }
+
+    fn set_delete(&mut self, name: &str) -> Result<(), ErrorBody> {
+        let sets = &mut self.intent.rules.sets;
+        match sets.iter().position(|set| set.name == name) {
+            Some(at) => {
+                sets.remove(at);
+                Ok(())
+            }
+            None => {
+                let hint = suggest::hint(name, sets.iter().map(|set| set.name.as_str()));
+                Err(error(ErrorCode::NotFound, "set", format!("there is no set {name:?}{hint}")))
+            }
+        }
+    }
+
+    fn policy(&mut self, policy: &InterfacePolicy) {
+        self.name("policy", &policy.interface);
+        let policies = &mut self.intent.rules.policies;
+        match policies.iter_mut().find(|present| present.interface == policy.interface) {
+            Some(present) => *present = policy.clone(),
+            None => policies.push(policy.clone()),
+        }
+        policies.retain(|policy| policy.filter != FilterDefault::Allow);
     }
 
     fn apply(&mut self, rules: &Rules, prune: bool) -> Result<(), ErrorBody> {
@@ -337,8 +407,15 @@ impl Change {
                 None => self.intent.rules.echoes.push(echo),
             }
         }
+        if prune {
+            let named: HashSet<&str> = rules.sets.iter().map(|set| set.name.as_str()).collect();
+            self.intent.rules.sets.retain(|set| named.contains(set.name.as_str()));
+            self.intent.rules.policies.clear();
+        }
+        rules.sets.iter().for_each(|set| self.set_put(set));
+        rules.policies.iter().for_each(|policy| self.policy(policy));
         if prune || !rules.filters.is_empty() {
-            self.filter_replace(&rules.filters);
+            self.filter_replace(&rules.filters, false);
         }
         Ok(())
     }
@@ -370,8 +447,16 @@ impl Change {
     }
 
     fn filter_host_bits(&mut self, rule: &FilterRule) {
-        let nets: Vec<_> = rule.src.into_iter().chain(rule.dst).collect();
-        self.host_bits(&format!("filter rule \"{}\"", diff::content(rule)), &nets);
+        let lists = rule.src.iter().chain(&rule.dst).flat_map(Many::iter);
+        let nets: Vec<_> = lists
+            .filter_map(|item| match item {
+                Addresses::Net(net) if *net != net.trunc() => Some(*net),
+                _ => None,
+            })
+            .collect();
+        if !nets.is_empty() {
+            self.host_bits(&format!("filter rule \"{}\"", diff::content(rule)), &nets);
+        }
     }
 
     fn host_bits(&mut self, what: &str, nets: &[ipnet::IpNet]) {
@@ -385,8 +470,8 @@ fn normal_echo(echo: &Echo) -> Echo {
     Echo { allow: echo.allow.iter().map(ipnet::IpNet::trunc).collect(), ..echo.clone() }
 }
 
-fn normal_filter(rule: &FilterRule) -> FilterRule {
-    let mut rules = Rules { filters: vec![rule.clone()], ..Rules::default() };
+fn normal_filter(rule: &FilterRule) -> Arc<FilterRule> {
+    let mut rules = Rules { filters: vec![Arc::new(rule.clone())], ..Rules::default() };
     normalize(&mut rules);
     rules.filters.pop().unwrap_or_default()
 }

@@ -1,13 +1,20 @@
 //! From the intent to the images of the maps.
 
-use std::net::IpAddr;
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use netfast_common::{abi, addr, maglev};
 
 use crate::api::types::{
-    Endpoint, ErrorBody, ErrorCode, FilterAction, FilterRule, Forward, ForwardMode, Intent, Rules, Transport,
+    Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, ForwardMode, Intent, Rules, Transport,
 };
+
+mod filters;
+
+pub use filters::NO_INTERFACE;
 
 use super::{
     diff,
@@ -15,9 +22,6 @@ use super::{
     images::{HostView, Images, Leaving, TargetRoute},
     normal, validate,
 };
-
-/// Interface index of a filter rule whose interface does not exist: no packet comes in by it.
-pub const NO_INTERFACE: u32 = u32::MAX;
 
 /// Look-up entries per unit of weight that are tried, until all tables fit together.
 const ENTRIES_PER_UNIT: [u64; 7] = [maglev::ENTRIES_PER_UNIT, 50, 20, 10, 5, 2, 1];
@@ -42,10 +46,7 @@ pub fn compile(intent: &Intent, ids: &mut Ids, host: &dyn HostView) -> Result<Im
     forwards(&rules, &assigned, &routes, &mut images)?;
     images.leaving = leaving(&assigned, host);
     echoes(&rules, &assigned, &mut images);
-    for (rule, id) in rules.filters.iter().zip(assigned.filters()) {
-        let rule = filter(rule, id.index, host, &mut images.warnings);
-        images.filters.push(rule);
-    }
+    filters::compile(&rules, &assigned, host, &mut images)?;
     images.services.sort_unstable_by_key(|s| (s.address, s.protocol, s.port_low));
     *ids = assigned;
     Ok(images)
@@ -53,9 +54,16 @@ pub fn compile(intent: &Intent, ids: &mut Ids, host: &dyn HostView) -> Result<Im
 
 /// Refuses filter rules of `after` whose interface does not exist, unless `before` had the same rule already.
 pub fn require_interfaces(before: &Rules, after: &Rules, host: &dyn HostView) -> Result<(), ErrorBody> {
+    let mut old: Option<HashSet<&FilterRule>> = None;
+    let mut exist: HashMap<&str, bool> = HashMap::new();
     for (at, rule) in after.filters.iter().enumerate() {
         let Some(name) = &rule.interface else { continue };
-        if host.ifindex(name).is_none() && !before.filters.contains(rule) {
+        let exists = *exist.entry(name).or_insert_with(|| host.ifindex(name).is_some());
+        if !exists
+            && !old
+                .get_or_insert_with(|| before.filters.iter().map(AsRef::as_ref).collect())
+                .contains(rule.as_ref())
+        {
             return Err(ErrorBody {
                 code: ErrorCode::Rejected,
                 message: format!(
@@ -259,49 +267,5 @@ fn prefix(net: Option<&IpNet>) -> ([u8; 16], u8) {
         Some(IpNet::V4(v4)) => (addr::from_v4(v4.network().octets()), v4.prefix_len() + 96),
         Some(IpNet::V6(v6)) => (v6.network().octets(), v6.prefix_len()),
         None => ([0; 16], 0),
-    }
-}
-
-fn filter(
-    rule: &FilterRule,
-    counter: u16,
-    host: &dyn HostView,
-    warnings: &mut Vec<String>,
-) -> abi::FilterRule {
-    let ifindex = match &rule.interface {
-        None => 0,
-        Some(name) => host.ifindex(name).unwrap_or_else(|| {
-            warnings.push(format!(
-                "filter rule \"{}\" matches nothing: there is no interface {name:?} at present",
-                rule.name.clone().unwrap_or_else(|| diff::content(rule))
-            ));
-            NO_INTERFACE
-        }),
-    };
-    let (source, source_length) = prefix(rule.src.as_ref());
-    let (destination, destination_length) = prefix(rule.dst.as_ref());
-    // Validated: a rule that names both versions does not get here.
-    let version = validate::filter::version(rule).unwrap_or_default();
-    let ports =
-        |range: Option<crate::api::types::PortRange>| range.map_or([0, u16::MAX], |r| [r.low, r.high]);
-    abi::FilterRule {
-        source,
-        source_mask: addr::mask_bytes(u32::from(source_length)),
-        destination,
-        destination_mask: addr::mask_bytes(u32::from(destination_length)),
-        ifindex,
-        ifindex_mask: if rule.interface.is_some() { u32::MAX } else { 0 },
-        source_ports: ports(rule.sport),
-        destination_ports: ports(rule.dport),
-        protocol: rule.proto.map_or(0, |proto| proto.0),
-        protocol_mask: if rule.proto.is_some() { u8::MAX } else { 0 },
-        version,
-        version_mask: if version != 0 { u8::MAX } else { 0 },
-        needs_ports: u8::from(rule.sport.is_some() || rule.dport.is_some()),
-        action: match rule.action {
-            FilterAction::Allow => abi::FILTER_ALLOW,
-            FilterAction::Drop => abi::FILTER_DROP,
-        },
-        counter,
     }
 }

@@ -1,18 +1,26 @@
 //! What is different between two intents: object by object, and as text for a person.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
-use similar::{Algorithm, DiffOp, TextDiff, capture_diff_slices};
+use similar::TextDiff;
 
 use crate::{
-    api::types::{ChangeAction, Endpoint, FilterRule, Forward, Intent, ObjectChange, Rules},
+    api::types::{
+        AddressSet, ChangeAction, Endpoint, FilterRule, Forward, Intent, InterfacePolicy, ObjectChange, Rules,
+    },
     config::rules::render,
 };
 
 use super::normal::{self, target_key};
 
-/// Every object of either intent with what happened to it, unchanged ones included.
-pub fn objects(before: &Intent, after: &Intent) -> Vec<ObjectChange> {
+/// Every object of either intent with what happened to it, unchanged ones included; unchanged filter rules only with
+/// `unchanged_filters`.
+pub fn objects(before: &Intent, after: &Intent, unchanged_filters: bool) -> Vec<ObjectChange> {
     let mut changes = Vec::new();
     let mode = |a: &crate::api::types::Attachment| (a.interface.clone(), a.mode);
     compare(
@@ -21,16 +29,19 @@ pub fn objects(before: &Intent, after: &Intent) -> Vec<ObjectChange> {
         &before.attachments.iter().map(mode).collect::<Vec<_>>(),
         &after.attachments.iter().map(mode).collect::<Vec<_>>(),
     );
-    rule_objects(&before.rules, &after.rules, &mut changes);
+    rule_objects(&before.rules, &after.rules, unchanged_filters, &mut changes);
     changes
 }
 
 /// As [`objects`], for rules alone. The rules should be normal ([`normal::normalize`]).
 pub fn rules(before: &Rules, after: &Rules) -> Vec<ObjectChange> {
     let mut changes = Vec::new();
-    rule_objects(before, after, &mut changes);
+    rule_objects(before, after, true, &mut changes);
     changes
 }
+
+/// How long the shortest difference between two texts is looked for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A unified diff of the rules' canonical text; empty if they mean the same.
 pub fn text(before: &Rules, after: &Rules, before_name: &str, after_name: &str) -> String {
@@ -39,7 +50,10 @@ pub fn text(before: &Rules, after: &Rules, before_name: &str, after_name: &str) 
     normal::normalize(&mut after);
     arrange(&before, &mut after);
     let (before, after) = (render(&before), render(&after));
-    TextDiff::from_lines(&before, &after)
+    // After a while the rest is told less well: lines taken out and put in.
+    TextDiff::configure()
+        .timeout(PATIENCE)
+        .diff_lines(&before, &after)
         .unified_diff()
         .context_radius(3)
         .header(before_name, after_name)
@@ -59,6 +73,12 @@ pub fn arrange(like: &Rules, rules: &mut Rules) {
     let place: HashMap<Endpoint, usize> =
         like.echoes.iter().enumerate().map(|(at, e)| (e.listen, at)).collect();
     rules.echoes.sort_by_key(|e| place.get(&e.listen).copied().unwrap_or(usize::MAX));
+    let place: HashMap<&str, usize> =
+        like.sets.iter().enumerate().map(|(at, s)| (s.name.as_str(), at)).collect();
+    rules.sets.sort_by_key(|s| place.get(s.name.as_str()).copied().unwrap_or(usize::MAX));
+    let place: HashMap<&str, usize> =
+        like.policies.iter().enumerate().map(|(at, p)| (p.interface.as_str(), at)).collect();
+    rules.policies.sort_by_key(|p| place.get(p.interface.as_str()).copied().unwrap_or(usize::MAX));
 }
 
 /// As [`arrange`], for the targets of one forward.
@@ -68,7 +88,7 @@ pub fn arrange_targets(like: &Forward, forward: &mut Forward) {
     forward.targets.sort_by_key(|t| place.get(&target_key(&t.address)).copied().unwrap_or(usize::MAX));
 }
 
-fn rule_objects(before: &Rules, after: &Rules, changes: &mut Vec<ObjectChange>) {
+fn rule_objects(before: &Rules, after: &Rules, unchanged_filters: bool, changes: &mut Vec<ObjectChange>) {
     let bare = |f: &Forward| (f.name.clone(), Forward { targets: Vec::new(), ..f.clone() });
     compare(
         changes,
@@ -84,7 +104,21 @@ fn rule_objects(before: &Rules, after: &Rules, changes: &mut Vec<ObjectChange>) 
         &before.echoes.iter().map(echo).collect::<Vec<_>>(),
         &after.echoes.iter().map(echo).collect::<Vec<_>>(),
     );
-    filters(&before.filters, &after.filters, changes);
+    let set = |s: &AddressSet| (s.name.clone(), s.clone());
+    compare(
+        changes,
+        "set",
+        &before.sets.iter().map(set).collect::<Vec<_>>(),
+        &after.sets.iter().map(set).collect::<Vec<_>>(),
+    );
+    filters(&before.filters, &after.filters, unchanged_filters, changes);
+    let policy = |p: &InterfacePolicy| (p.interface.clone(), p.filter);
+    compare(
+        changes,
+        "policy",
+        &before.policies.iter().map(policy).collect::<Vec<_>>(),
+        &after.policies.iter().map(policy).collect::<Vec<_>>(),
+    );
 }
 
 /// Name of a target in changes: `web/10.0.0.11:8443`.
@@ -127,42 +161,104 @@ fn compare<T: PartialEq>(
     }
 }
 
-/// What identifies each filter rule of a list: its name; without one its content (comment aside), and which of several
-/// equal ones it is.
-pub fn filter_keys(filters: &[FilterRule]) -> Vec<String> {
-    let mut seen: HashMap<String, usize> = HashMap::new();
+/// Most changed filter rules that are told one by one.
+const MOST_NAMED: usize = 1000;
+
+/// What identifies a filter rule: a hash of its name, without one of its content (comment aside) and which of several equal
+/// ones it is.
+pub type RuleKey = u64;
+
+/// The keys of a list of rules: no key is there twice.
+pub fn filter_keys(filters: &[Arc<FilterRule>]) -> Vec<RuleKey> {
+    let mut seen: HashSet<RuleKey> = HashSet::with_capacity(filters.len());
     filters
         .iter()
         .map(|rule| {
-            if let Some(name) = &rule.name {
-                return format!("name {name}");
+            let mut times = 0;
+            loop {
+                let key = filter_key(rule, times);
+                if seen.insert(key) {
+                    return key;
+                }
+                times += 1;
             }
-            let content = content(rule);
-            let times = seen.entry(content.clone()).or_default();
-            *times += 1;
-            format!("rule {content} {times}")
         })
         .collect()
 }
 
+fn filter_key(rule: &FilterRule, times: u32) -> RuleKey {
+    let mut hasher = DefaultHasher::new();
+    times.hash(&mut hasher);
+    match &rule.name {
+        Some(name) => name.hash(&mut hasher),
+        None => {
+            let FilterRule {
+                action,
+                with,
+                rate,
+                burst,
+                per,
+                name: _,
+                src,
+                dst,
+                proto,
+                sport,
+                dport,
+                flags,
+                icmp,
+                interface,
+                vlan,
+                version,
+                comment: _,
+            } = rule;
+            (action, with, rate, burst, per, src, dst).hash(&mut hasher);
+            (proto, sport, dport, flags, icmp, interface, vlan, version).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// The key of the counter of what an interface's policy decides.
+pub fn policy_key(policy: &InterfacePolicy) -> RuleKey {
+    let mut hasher = DefaultHasher::new();
+    ("policy", &policy.interface).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// What a filter rule matches and does, in one line: `drop src=203.0.113.0/24 proto=tcp dport=22`.
 pub fn content(rule: &FilterRule) -> String {
-    use std::fmt::Write;
     let mut text = rule.action.to_string();
-    let mut add = |key: &str, value: Option<String>| {
-        if let Some(value) = value {
-            // Writing to a String cannot fail.
-            let _ = write!(text, " {key}={value}");
-        }
-    };
-    add("src", rule.src.map(|net| net.to_string()));
-    add("dst", rule.dst.map(|net| net.to_string()));
-    add("proto", rule.proto.map(|proto| proto.to_string()));
-    add("sport", rule.sport.map(|ports| ports.to_string()));
-    add("dport", rule.dport.map(|ports| ports.to_string()));
-    add("interface", rule.interface.clone());
-    add("version", rule.version.map(|version| version.to_string()));
+    for (key, value) in fields(rule) {
+        text.push(' ');
+        text.push_str(key);
+        text.push('=');
+        text.push_str(&value);
+    }
     text
+}
+
+/// The fields of a filter rule that are given, but for action, name and comment, as the command line calls them.
+pub fn fields(rule: &FilterRule) -> Vec<(&'static str, String)> {
+    fn shown<T: ToString>(value: &Option<T>) -> Option<String> {
+        value.as_ref().map(ToString::to_string)
+    }
+    let fields = [
+        ("with", shown(&rule.with)),
+        ("rate", shown(&rule.rate)),
+        ("burst", shown(&rule.burst)),
+        ("per", shown(&rule.per)),
+        ("interface", shown(&rule.interface)),
+        ("vlan", shown(&rule.vlan)),
+        ("ip-version", shown(&rule.version)),
+        ("src", shown(&rule.src)),
+        ("dst", shown(&rule.dst)),
+        ("proto", shown(&rule.proto)),
+        ("sport", shown(&rule.sport)),
+        ("dport", shown(&rule.dport)),
+        ("flags", shown(&rule.flags)),
+        ("icmp", shown(&rule.icmp)),
+    ];
+    fields.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 /// Name of a filter rule in changes: its own, or its position (1 is first).
@@ -170,31 +266,85 @@ pub fn filter_name(position: usize, rule: &FilterRule) -> String {
     rule.name.clone().unwrap_or_else(|| (position + 1).to_string())
 }
 
-/// Filter rules are one ordered list: a rule that stands elsewhere relative to the others has changed.
-fn filters(before: &[FilterRule], after: &[FilterRule], changes: &mut Vec<ObjectChange>) {
-    let (old, new) = (filter_keys(before), filter_keys(after));
-    let kept: HashSet<&str> = new.iter().map(String::as_str).collect();
-    let known: HashSet<&str> = old.iter().map(String::as_str).collect();
-    let mut add = |at: usize, rule: &FilterRule, action| {
-        changes.push(ObjectChange { kind: "filter".to_owned(), name: filter_name(at, rule), action });
-    };
-    for (at, rule) in before.iter().enumerate() {
-        if !kept.contains(old[at].as_str()) {
-            add(at, rule, ChangeAction::Deleted);
-        }
+/// Filter rules are one ordered list: a rule that stands elsewhere relative to the others has changed. Unchanged ones are
+/// told if `unchanged` is, and if they are not too many.
+fn filters(
+    before: &[Arc<FilterRule>],
+    after: &[Arc<FilterRule>],
+    unchanged: bool,
+    changes: &mut Vec<ObjectChange>,
+) {
+    // Mostly one rule of many is another.
+    let head = before.iter().zip(after).take_while(|(old, new)| old == new).count();
+    let tail =
+        before[head..].iter().rev().zip(after[head..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let (old_rules, new_rules) = (&before[head..before.len() - tail], &after[head..after.len() - tail]);
+    let (old, new) = (filter_keys(old_rules), filter_keys(new_rules));
+    let place: HashMap<RuleKey, usize> = old.iter().enumerate().map(|(at, key)| (*key, at)).collect();
+    let kept: HashSet<RuleKey> = new.iter().copied().collect();
+    let mut told: [Vec<(usize, &FilterRule)>; 4] = Default::default();
+    for (at, rule) in old_rules.iter().enumerate().filter(|(at, _)| !kept.contains(&old[*at])) {
+        told[0].push((head + at, rule.as_ref()));
     }
-    let mut in_place: HashMap<usize, usize> = HashMap::new();
-    for step in capture_diff_slices(Algorithm::Myers, &old, &new) {
-        if let DiffOp::Equal { old_index, new_index, len } = step {
-            in_place.extend((0..len).map(|n| (new_index + n, old_index + n)));
-        }
-    }
-    for (at, rule) in after.iter().enumerate() {
-        let action = match in_place.get(&at) {
-            Some(was) if before[*was] == *rule => ChangeAction::Unchanged,
-            _ if known.contains(new[at].as_str()) => ChangeAction::Changed,
-            _ => ChangeAction::Created,
+    let was: Vec<Option<usize>> = new.iter().map(|key| place.get(key).copied()).collect();
+    // Of those that say the same as before as many as can be are told as unmoved.
+    let same: Vec<Option<usize>> =
+        was.iter().zip(new_rules).map(|(was, rule)| was.filter(|was| old_rules[*was] == *rule)).collect();
+    let stays = longest_rising(&same);
+    for (at, rule) in new_rules.iter().enumerate() {
+        let kind = match was[at] {
+            None => 1,
+            Some(_) if stays[at] => 3,
+            Some(_) => 2,
         };
-        add(at, rule, action);
+        told[kind].push((head + at, rule.as_ref()));
     }
+    if unchanged {
+        let same = (0..head).chain(after.len() - tail..after.len());
+        told[3].extend(same.map(|at| (at, after[at].as_ref())));
+        told[3].sort_by_key(|(at, _)| *at);
+    } else {
+        told[3].clear();
+    }
+    let actions =
+        [ChangeAction::Deleted, ChangeAction::Created, ChangeAction::Changed, ChangeAction::Unchanged];
+    let mut add = |name, action| changes.push(ObjectChange { kind: "filter".to_owned(), name, action });
+    for (list, action) in told.iter_mut().zip(actions).filter(|(list, _)| list.len() > MOST_NAMED) {
+        add(format!("({} rules)", list.len()), action);
+        list.clear();
+    }
+    for (at, rule) in &told[0] {
+        add(filter_name(*at, rule), actions[0]);
+    }
+    // Those of the new list in its order.
+    let mut new: Vec<(usize, &FilterRule, ChangeAction)> = (1..4)
+        .flat_map(|kind| told[kind].iter().map(move |(at, rule)| (*at, *rule, actions[kind])))
+        .collect();
+    new.sort_by_key(|(at, ..)| *at);
+    for (at, rule, action) in new {
+        add(filter_name(at, rule), action);
+    }
+}
+
+/// Which elements make up a longest rising subsequence of those that are there. No number is there twice.
+fn longest_rising(numbers: &[Option<usize>]) -> Vec<bool> {
+    // For each length the position of the smallest last element so far, and for each element the one before it.
+    let mut last: Vec<usize> = Vec::new();
+    let mut before: Vec<Option<usize>> = vec![None; numbers.len()];
+    for (at, number) in numbers.iter().enumerate().filter(|(_, number)| number.is_some()) {
+        let length = last.partition_point(|end| numbers[*end] < *number);
+        before[at] = length.checked_sub(1).map(|shorter| last[shorter]);
+        if length == last.len() {
+            last.push(at);
+        } else {
+            last[length] = at;
+        }
+    }
+    let mut chosen = vec![false; numbers.len()];
+    let mut next = last.last().copied();
+    while let Some(at) = next {
+        chosen[at] = true;
+        next = before[at];
+    }
+    chosen
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::types::{Endpoint, ErrorBody, ErrorCode, Forward, ForwardMode, Rules, Transport};
 
-use super::diff;
+use super::diff::{self, RuleKey};
 
 /// Identifiers of everything in an intent; stored with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,9 +85,9 @@ pub struct EchoId {
 #[serde(deny_unknown_fields)]
 pub struct FilterId {
     /// What identifies the rule ([`diff::filter_keys`]).
-    pub key: String,
+    pub key: RuleKey,
     /// Index of its counter.
-    pub index: u16,
+    pub index: u32,
 }
 
 /// What a [`Retired`] index belonged to.
@@ -365,18 +365,26 @@ impl Ids {
     }
 
     fn assign_filters(&mut self, rules: &Rules, free: &mut Free) -> Result<(), ErrorBody> {
-        let keys = diff::filter_keys(&rules.filters);
-        let wanted: HashSet<&str> = keys.iter().map(String::as_str).collect();
-        let (kept, gone): (Vec<FilterId>, Vec<FilterId>) =
-            std::mem::take(&mut self.filters).into_iter().partition(|f| wanted.contains(f.key.as_str()));
-        for filter in gone {
-            self.retire(Kind::Filter, filter.index, 0, filter.key);
-        }
-        let mut old: HashMap<String, FilterId> = kept.into_iter().map(|f| (f.key.clone(), f)).collect();
-        for key in keys {
-            let id = match old.remove(&key) {
+        // Nothing but the live rule set refers to a counter. Those of what goes are given out only if there are no others, so
+        // that the last packets under the old rules hardly ever count for a new one.
+        let mut keys = diff::filter_keys(&rules.filters);
+        keys.extend(rules.policies.iter().map(diff::policy_key));
+        let kept = self.filters.iter().zip(&keys).take_while(|(old, key)| old.key == **key).count();
+        let mut old: HashMap<RuleKey, FilterId> =
+            self.filters.drain(kept..).map(|filter| (filter.key, filter)).collect();
+        let known: Vec<Option<FilterId>> = keys[kept..].iter().map(|key| old.remove(key)).collect();
+        let mut gone: Vec<u32> = old.into_values().map(|filter| filter.index).collect();
+        gone.sort_unstable_by(|a, b| b.cmp(a));
+        for (&key, known) in keys[kept..].iter().zip(known) {
+            let id = match known {
                 Some(id) => id,
-                None => FilterId { index: free.take(Kind::Filter)?, key },
+                None => {
+                    let index = match free.take_number(Kind::Filter) {
+                        Ok(index) => index,
+                        Err(full) => gone.pop().ok_or(full)?,
+                    };
+                    FilterId { key, index }
+                }
             };
             self.filters.push(id);
         }
@@ -418,41 +426,71 @@ impl Ids {
 }
 
 /// Indexes that are neither in use nor retired; the lowest is given out first.
+#[derive(Default)]
 struct Free {
-    taken: HashMap<Kind, (HashSet<u16>, u32)>,
+    kinds: HashMap<Kind, Taken>,
+}
+
+/// The indexes of a kind that are taken, a bit each, and where to look for the next free one.
+#[derive(Default)]
+struct Taken {
+    bits: Vec<u64>,
+    next: u32,
+}
+
+impl Taken {
+    /// True if the index was free.
+    fn take(&mut self, index: u32) -> bool {
+        let (word, bit) = (index as usize / 64, 1 << (index % 64));
+        if word >= self.bits.len() {
+            self.bits.resize(word + 1, 0);
+        }
+        let free = self.bits[word] & bit == 0;
+        self.bits[word] |= bit;
+        free
+    }
 }
 
 impl Free {
     fn of(ids: &Ids) -> Self {
-        let mut free = Self { taken: HashMap::new() };
+        let mut free = Self::default();
         for forward in &ids.forwards {
-            free.mark(Kind::Forward, forward.index);
+            free.mark(Kind::Forward, forward.index.into());
             for target in &forward.targets {
-                free.mark(Kind::Target, target.index);
+                free.mark(Kind::Target, target.index.into());
             }
         }
-        ids.echoes.iter().for_each(|e| free.mark(Kind::Echo, e.index));
-        ids.filters.iter().for_each(|f| free.mark(Kind::Filter, f.index));
-        ids.retired.iter().for_each(|r| free.mark(r.kind, r.index));
+        ids.echoes.iter().for_each(|e| free.mark(Kind::Echo, e.index.into()));
+        let counters = free.kinds.entry(Kind::Filter).or_default();
+        for filter in &ids.filters {
+            counters.take(filter.index);
+        }
+        ids.retired.iter().for_each(|r| free.mark(r.kind, r.index.into()));
         free
     }
 
-    fn mark(&mut self, kind: Kind, index: u16) {
-        self.taken.entry(kind).or_default().0.insert(index);
+    fn mark(&mut self, kind: Kind, index: u32) {
+        self.kinds.entry(kind).or_default().take(index);
     }
 
     fn take(&mut self, kind: Kind) -> Result<u16, ErrorBody> {
-        let (taken, next) = self.taken.entry(kind).or_default();
-        while let Ok(index) = u16::try_from(*next)
-            && *next < kind.limit()
-        {
-            *next += 1;
-            if taken.insert(index) {
-                return Ok(index);
+        self.take_number(kind)?.try_into().map_err(|_| Self::full(kind))
+    }
+
+    fn take_number(&mut self, kind: Kind) -> Result<u32, ErrorBody> {
+        let taken = self.kinds.entry(kind).or_default();
+        while taken.next < kind.limit() {
+            taken.next += 1;
+            if taken.take(taken.next - 1) {
+                return Ok(taken.next - 1);
             }
         }
+        Err(Self::full(kind))
+    }
+
+    fn full(kind: Kind) -> ErrorBody {
         let what = kind.plural();
-        Err(ErrorBody {
+        ErrorBody {
             code: ErrorCode::Rejected,
             message: format!(
                 "the rules do not fit: all {} indexes of {what} are in use, some by {what} that were removed and whose flows \
@@ -460,6 +498,6 @@ impl Free {
                 kind.limit()
             ),
             field: None,
-        })
+        }
     }
 }

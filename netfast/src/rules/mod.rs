@@ -3,6 +3,8 @@
 //! [`change::apply`] makes the next intent, [`validate`] says whether it makes sense, [`compile::compile`] makes the images
 //! of the maps from it. [`ids`] holds what must outlive both.
 
+pub mod analysis;
+pub mod boxes;
 pub mod change;
 pub mod check;
 pub mod compile;

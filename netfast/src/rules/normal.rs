@@ -1,11 +1,12 @@
 //! The one form of rules that mean the same: so that equal rules are equal text, and "unchanged" can be told.
 
-use ipnet::IpNet;
+use std::sync::Arc;
 
-use crate::api::types::{Endpoint, Forward, PortRange, Rules};
+use crate::api::types::{Addresses, Endpoint, FilterDefault, FilterRule, Forward, Many, PortRange, Rules};
 
 /// Writes out what may be abbreviated: a target of a range given by its first port gets the whole range, prefixes lose the
-/// bits behind their length. Rules that are not valid come through without harm.
+/// bits behind their length, a policy that says what holds anyway is left out. Rules that are not valid come through
+/// without harm.
 pub fn normalize(rules: &mut Rules) {
     for forward in &mut rules.forwards {
         normalize_forward(forward);
@@ -15,9 +16,34 @@ pub fn normalize(rules: &mut Rules) {
             *net = net.trunc();
         }
     }
+    for set in &mut rules.sets {
+        for net in &mut set.addresses {
+            *net = net.trunc();
+        }
+    }
     for rule in &mut rules.filters {
-        rule.src = rule.src.as_ref().map(IpNet::trunc);
-        rule.dst = rule.dst.as_ref().map(IpNet::trunc);
+        if !is_normal(rule) {
+            normalize_filter(Arc::make_mut(rule));
+        }
+    }
+    rules.policies.retain(|policy| policy.filter != FilterDefault::Allow);
+}
+
+fn is_normal(rule: &FilterRule) -> bool {
+    let nets = |list: &Option<Many<Addresses>>| {
+        list.iter().flat_map(Many::iter).all(|item| match item {
+            Addresses::Net(net) => *net == net.trunc(),
+            Addresses::Set(_) => true,
+        })
+    };
+    nets(&rule.src) && nets(&rule.dst)
+}
+
+fn normalize_filter(rule: &mut FilterRule) {
+    for item in rule.src.iter_mut().chain(rule.dst.iter_mut()).flat_map(Many::as_mut_slice) {
+        if let Addresses::Net(net) = item {
+            *net = net.trunc();
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::api::types::{Echo, Endpoint, ErrorBody, ErrorCode, Forward, PortRange
 use super::normal;
 
 pub mod filter;
+mod filters;
 
 /// Largest weight of a target.
 pub const MAX_WEIGHT: u16 = 256;
@@ -37,6 +38,10 @@ pub enum Place {
     Echo(usize),
     /// A filter rule.
     Filter(usize),
+    /// A set of addresses.
+    Set(usize),
+    /// A policy of an interface.
+    Policy(usize),
 }
 
 /// Something wrong with rules.
@@ -69,6 +74,11 @@ fn field(rules: &Rules, problem: &Problem) -> String {
         Place::Target(at, target) => format!("{}.target[{}]", forward(at), target + 1),
         Place::Echo(at) => format!("echo[{}]", at + 1),
         Place::Filter(at) => format!("filter[{}]", at + 1),
+        Place::Set(at) => match rules.sets.get(at) {
+            Some(set) if !set.name.is_empty() => format!("set.{}", set.name),
+            _ => format!("set[{}]", at + 1),
+        },
+        Place::Policy(at) => format!("policy[{}]", at + 1),
     };
     if !problem.key.is_empty() {
         path.push('.');
@@ -93,7 +103,9 @@ pub fn problems(rules: &Rules) -> Vec<Problem> {
     for (at, echo) in rules.echoes.iter().enumerate() {
         check.echo(at, echo);
     }
+    check.sets(rules);
     check.filters(rules);
+    check.policies(rules);
     check.overlaps(rules);
     check.problems
 }
@@ -171,11 +183,6 @@ impl Check {
                 self.add(Place::Echo(at), "allow", message);
                 break;
             }
-        }
-        if rules.filters.len() > abi::MAX_FILTER_RULES as usize {
-            let at = abi::MAX_FILTER_RULES as usize;
-            let item = format!("filter rule {}", at + 1);
-            self.add(Place::Filter(at), "", too_many("filter rules", abi::MAX_FILTER_RULES, &item));
         }
         let services = rules.forwards.len() + rules.echoes.len();
         if services > abi::MAX_SERVICES as usize {
@@ -263,25 +270,6 @@ impl Check {
         if !(1..=MAX_ECHO_RATE).contains(&echo.rate) {
             let message = format!("rate {} is not in 1 to {MAX_ECHO_RATE} packets a second", echo.rate);
             self.add(Place::Echo(at), "rate", message);
-        }
-    }
-
-    fn filters(&mut self, rules: &Rules) {
-        let mut names: HashMap<&str, usize> = HashMap::new();
-        for (at, rule) in rules.filters.iter().enumerate() {
-            let place = Place::Filter(at);
-            for (key, verdict) in filter::verdicts(rule) {
-                self.note(place.clone(), key, verdict);
-            }
-            let Some(name) = rule.name.as_deref() else { continue };
-            if let Some(first) = names.insert(name, at) {
-                let message = format!(
-                    "filter rules {} and {} are both named {name:?}: give one of them another name",
-                    first + 1,
-                    at + 1
-                );
-                self.add(place, "name", message);
-            }
         }
     }
 

@@ -17,9 +17,9 @@ use axum::{
 use http_body_util::BodyExt;
 use netfast::api::types::{
     AttachMode, Attachment, ChangeReply, ChangeRequest, Count, Echo, ErrorBody, ErrorCode, ErrorReply,
-    FilterRule, FlowList, FlowRecord, FlowSummary, Forward, ForwardCount, ForwardMode, Intent,
-    InterfaceCount, InterfaceStatus, MapFill, NamedCount, Protocol, Rules, SCHEMA_VERSION, Stats, Status,
-    StopReply, Target, TargetCount, Transport, VersionReply,
+    FilterList, FilterRow, FilterRule, FlowList, FlowRecord, FlowSummary, Forward, ForwardCount, ForwardMode,
+    Intent, InterfaceCount, InterfaceStatus, MapFill, NamedCount, Protocol, Rules, SCHEMA_VERSION, Stats,
+    Status, StopReply, Target, TargetCount, Transport, VersionReply,
 };
 use serde_json::Value;
 
@@ -191,6 +191,7 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request) -> Res
             }
             answer
         }
+        ("GET", "/v1/filters") => Json(filters(&world)).into_response(),
         ("GET", "/v1/version") => Json(VersionReply {
             schema_version: SCHEMA_VERSION,
             version: world.status.version.clone(),
@@ -221,6 +222,21 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request) -> Res
         })
         .into_response(),
         _ => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+fn filters(world: &World) -> FilterList {
+    let rules = &world.intent.rules;
+    let counts = world.stats.filters.iter().map(|row| row.count).chain(std::iter::repeat(Count::default()));
+    FilterList {
+        schema_version: SCHEMA_VERSION,
+        revision: world.intent.revision,
+        total: rules.filters.len(),
+        filters: (1..)
+            .zip(rules.filters.iter().zip(counts))
+            .map(|(position, (rule, count))| FilterRow { position, rule: rule.clone(), count, hidden: None })
+            .collect(),
+        ..FilterList::default()
     }
 }
 
@@ -278,7 +294,7 @@ pub fn world() -> World {
         FilterRule {
             name: Some("scanner".to_owned()),
             src: "203.0.113.0/24".parse().ok(),
-            proto: Some(Protocol(6)),
+            proto: Some(Protocol(6).into()),
             dport: "22".parse().ok(),
             comment: Some("since May".to_owned()),
             ..FilterRule::default()
@@ -294,7 +310,12 @@ pub fn world() -> World {
     let intent = Intent {
         revision: 12,
         attachments: vec![Attachment { interface: "eth0".to_owned(), mode: AttachMode::Native }],
-        rules: Rules { forwards, echoes, filters },
+        rules: Rules {
+            forwards,
+            echoes,
+            filters: filters.into_iter().map(Arc::new).collect(),
+            ..Rules::default()
+        },
     };
     let status = Status {
         schema_version: SCHEMA_VERSION,

@@ -110,7 +110,9 @@ fn rules(bytes: &[u8]) -> Rules {
         if index % 16 == 15 && rules.filters.len() < 100 {
             let length = if v4 { 32 } else { 128 };
             let src = Some(format!("{source}/{length}").parse().unwrap());
-            rules.filters.push(FilterRule { action: FilterAction::Drop, src, ..FilterRule::default() });
+            rules
+                .filters
+                .push(FilterRule { action: FilterAction::Drop, src, ..FilterRule::default() }.into());
         }
         // What cannot be listened on (groups, loopback) or reflected is left out.
         if config::rules::parse("rules.toml", &config::rules::render(&rules)).is_err() {

@@ -42,6 +42,11 @@ impl Service for Fake {
         Stats { flows: FlowSummary { confirmed: 3, ..FlowSummary::default() }, ..Stats::default() }
     }
 
+    fn filters(&self, query: &FilterQuery) -> Result<FilterList, ErrorBody> {
+        self.note(query);
+        self.answer(FilterList { revision: 7, ..FilterList::default() })
+    }
+
     fn version(&self) -> VersionReply {
         VersionReply { schema_version: SCHEMA_VERSION, version: "1.2.3".to_owned(), abi_version: 1 }
     }

@@ -1,5 +1,7 @@
 //! Changes of the intent.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::*;
@@ -82,10 +84,34 @@ pub enum Operation {
     },
     /// Removes all filter rules.
     FilterFlush,
-    /// Puts these filter rules in the place of all present ones.
+    /// Puts these filter rules in the place of all present ones, or behind them.
     FilterReplace {
         /// The rules.
-        rules: Vec<FilterRule>,
+        rules: Vec<Arc<FilterRule>>,
+        /// Sets that they refer to: created or replaced by name.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        sets: Vec<AddressSet>,
+        /// Policies of interfaces: created or replaced.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        policies: Vec<InterfacePolicy>,
+        /// The present rules stay, and stand before the new ones.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        append: bool,
+    },
+    /// Creates or replaces a set of addresses.
+    SetPut {
+        /// The set.
+        set: AddressSet,
+    },
+    /// Removes a set of addresses that no rule refers to.
+    SetDelete {
+        /// Its name.
+        name: String,
+    },
+    /// Says what becomes of packets on an interface that no filter rule matches.
+    FilterPolicy {
+        /// Interface and policy.
+        policy: InterfacePolicy,
     },
     /// Creates or replaces everything in `rules`; what is not in it is deleted only with `prune`. Filter rules are one
     /// ordered list: if `rules` has any (or with `prune`) they replace the present list.
@@ -139,7 +165,7 @@ words! {
 /// What a change did to one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectChange {
-    /// `forward`, `target`, `echo`, `filter`, `interface`.
+    /// `forward`, `target`, `echo`, `set`, `filter`, `policy`, `interface`.
     pub kind: String,
     /// Its name.
     pub name: String,

@@ -7,12 +7,18 @@ use std::{fmt, str::FromStr};
 #[macro_use]
 mod text;
 mod change;
+mod filter;
+mod filter_list;
 mod flows;
+mod lists;
 mod rules;
 mod status;
 
 pub use change::*;
+pub use filter::*;
+pub use filter_list::*;
 pub use flows::*;
+pub use lists::*;
 pub use rules::*;
 pub use status::*;
 pub use text::*;

@@ -1,6 +1,6 @@
 //! What the operator asks for: the rules and the intent.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -17,9 +17,16 @@ pub struct Rules {
     /// UDP echo reflectors, by listening address unique.
     #[serde(default, rename = "echo", skip_serializing_if = "Vec::is_empty")]
     pub echoes: Vec<Echo>,
-    /// Filter rules in order: the first that matches decides.
+    /// Sets of addresses that filter rules refer to, by name unique.
+    #[serde(default, rename = "set", skip_serializing_if = "Vec::is_empty")]
+    pub sets: Vec<AddressSet>,
+    /// Filter rules in order: the first that matches decides. Shared, since there may be 100,000 of them and a change of one
+    /// is not to copy and compare the others.
     #[serde(default, rename = "filter", skip_serializing_if = "Vec::is_empty")]
-    pub filters: Vec<FilterRule>,
+    pub filters: Vec<Arc<FilterRule>>,
+    /// What becomes of packets that no filter rule matches, by interface unique.
+    #[serde(default, rename = "policy", skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<InterfacePolicy>,
 }
 
 /// A forward: a service whose connections go to targets.
@@ -86,41 +93,6 @@ fn default_rate() -> u32 {
     DEFAULT_ECHO_RATE
 }
 
-/// A filter rule. What is not given matches anything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FilterRule {
-    /// What happens to a packet that matches.
-    pub action: FilterAction,
-    /// Name, unique among the filter rules; only named rules have a metric.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Source prefix.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub src: Option<IpNet>,
-    /// Destination prefix.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dst: Option<IpNet>,
-    /// IP protocol: `tcp`, `udp`, `icmp`, `icmpv6` or a number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proto: Option<Protocol>,
-    /// Source port or range (TCP and UDP).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sport: Option<PortRange>,
-    /// Destination port or range (TCP and UDP).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dport: Option<PortRange>,
-    /// Interface that the packet came in by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-    /// IP version, 4 or 6.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<u8>,
-    /// Free text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub comment: Option<String>,
-}
-
 words! {
     /// Transport protocol of a forward.
     Transport {
@@ -140,18 +112,6 @@ words! {
         Nat = "nat",
         /// The client's address is kept; the target routes its replies through this host.
         Dnat = "dnat",
-    }
-}
-
-words! {
-    /// What a filter rule does.
-    #[derive(Default)]
-    FilterAction {
-        /// The packet goes on.
-        Allow = "allow",
-        /// The packet is dropped.
-        #[default]
-        Drop = "drop",
     }
 }
 

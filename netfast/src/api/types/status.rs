@@ -86,7 +86,7 @@ pub struct Stats {
     pub targets: Vec<TargetCount>,
     /// Per echo reflector.
     pub echoes: Vec<NamedCount>,
-    /// Per filter rule, in order.
+    /// Per named filter rule, in order.
     pub filters: Vec<NamedCount>,
     /// Flow tables.
     pub flows: FlowSummary,
@@ -156,7 +156,7 @@ pub struct TargetCount {
 /// A counter with a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedCount {
-    /// Listening address of an echo reflector; name or position of a filter rule.
+    /// Listening address of an echo reflector; name of a filter rule.
     pub name: String,
     /// How much.
     #[serde(flatten)]

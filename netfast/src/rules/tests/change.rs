@@ -1,13 +1,18 @@
 //! Operations.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::{
-    any_echo, any_filter, any_forward, any_rules, any_target, echo, filter, filters, forward, intent, rules,
-    target,
+    any_echo, any_filter, any_forward, any_policy, any_rules, any_set, any_target, echo, filter, filters,
+    forward, intent, rules, target,
 };
 use crate::{
-    api::types::{AttachMode, Attachment, ChangeAction, ErrorCode, Intent, Operation, Rules},
+    api::types::{
+        AddressSet, AttachMode, Attachment, ChangeAction, ErrorCode, FilterDefault, FilterRule, Intent,
+        InterfacePolicy, Operation, Rules,
+    },
     rules::{change::apply, normal::normalize, validate},
 };
 
@@ -155,7 +160,7 @@ fn echoes() {
 fn filter_rules_are_an_ordered_list() {
     let start = intent(filters(&["drop name=a proto=tcp", "drop proto=udp", "allow name=c proto=icmp"]));
     let order = |intent: &Intent| -> Vec<String> {
-        intent.rules.filters.iter().map(crate::rules::diff::content).collect()
+        intent.rules.filters.iter().map(|rule| crate::rules::diff::content(rule)).collect()
     };
     let add = |text: &str, position| Operation::FilterAdd { rule: filter(text), position };
     let (after, words) = done(&start, &[add("drop proto=47", Some(2))]);
@@ -182,9 +187,61 @@ fn filter_rules_are_an_ordered_list() {
     let (empty, words) = done(&start, &[Operation::FilterFlush]);
     assert_eq!(words, ["filter a deleted", "filter 2 deleted", "filter c deleted"]);
     refused(&empty, &[delete("1")], ErrorCode::NotFound, "there are none");
-    let replace =
-        Operation::FilterReplace { rules: filters(&["drop proto=udp", "drop name=a proto=udp"]).filters };
+    let replace = replacement(filters(&["drop proto=udp", "drop name=a proto=udp"]).filters, false);
     assert_eq!(done(&start, &[replace]).1, ["filter c deleted", "filter 1 unchanged", "filter a changed"]);
+}
+
+fn replacement(rules: Vec<Arc<FilterRule>>, append: bool) -> Operation {
+    Operation::FilterReplace { rules, sets: Vec::new(), policies: Vec::new(), append }
+}
+
+#[test]
+fn rules_are_put_behind_the_others() {
+    let start = intent(filters(&["drop name=a", "drop proto=udp"]));
+    let (after, words) = done(&start, &[replacement(filters(&["drop proto=udp", "allow"]).filters, true)]);
+    assert_eq!(words, ["filter 3 created", "filter 4 created"]);
+    assert!(Arc::ptr_eq(&start.rules.filters[0], &after.rules.filters[0]));
+    // Equal rules stay the same ones, so that 100,000 of them are quickly compared with themselves.
+    let (again, _) = done(&after, &[replacement(filters(&["drop name=a", "allow"]).filters, false)]);
+    assert!(Arc::ptr_eq(&after.rules.filters[3], &again.rules.filters[1]));
+}
+
+#[test]
+fn sets_and_policies() {
+    let set = |name: &str, nets: &[&str]| AddressSet {
+        name: name.to_owned(),
+        addresses: nets.iter().map(|net| net.parse().unwrap()).collect(),
+        comment: None,
+    };
+    let put = |name: &str, nets: &[&str]| Operation::SetPut { set: set(name, nets) };
+    let add = |text: &str| Operation::FilterAdd { rule: filter(text), position: None };
+    let start = intent(Rules::default());
+    refused(&start, &[add("drop src=@bad")], ErrorCode::Rejected, "there is no set @bad");
+    let (with, words) = done(&start, &[put("bad", &["10.0.0.0/8"]), add("drop src=@bad")]);
+    assert_eq!(words, ["set bad created", "filter 1 created"]);
+    assert_eq!(done(&with, &[put("bad", &["10.0.0.0/8"])]).1, ["set bad unchanged"]);
+    assert_eq!(done(&with, &[put("bad", &["11.0.0.0/8"])]).1, ["set bad changed"]);
+    let gone = Operation::SetDelete { name: "bad".to_owned() };
+    refused(&with, std::slice::from_ref(&gone), ErrorCode::Rejected, "there is no set @bad");
+    assert_eq!(done(&with, &[Operation::FilterFlush, gone]).1, ["set bad deleted", "filter 1 deleted"]);
+    refused(&start, &[Operation::SetDelete { name: "x".to_owned() }], ErrorCode::NotFound, "no set");
+
+    let policy =
+        |filter| Operation::FilterPolicy { policy: InterfacePolicy { interface: "eth0".to_owned(), filter } };
+    let (with, words) = done(&start, &[policy(FilterDefault::Drop)]);
+    assert_eq!(words, ["policy eth0 created"]);
+    assert_eq!(done(&with, &[policy(FilterDefault::Allow)]).1, ["policy eth0 deleted"]);
+    assert_eq!(done(&start, &[policy(FilterDefault::Allow)]).1, Vec::<String>::new());
+}
+
+#[test]
+fn very_many_changes_are_counted() {
+    let rules: Vec<Arc<FilterRule>> =
+        (0..1500).map(|n| Arc::new(filter(&format!("drop proto=tcp dport={n}")))).collect();
+    let (many, words) = done(&intent(Rules::default()), &[replacement(rules, false)]);
+    assert_eq!(words, ["filter (1500 rules) created"]);
+    let one = Operation::FilterDelete { rule: "700".to_owned() };
+    assert_eq!(done(&many, &[one]).1, ["filter 700 deleted"]);
 }
 
 #[test]
@@ -258,7 +315,11 @@ fn any_operation() -> impl Strategy<Value = Operation> {
         (rule(), 0_usize..6).prop_map(|(rule, position)| Operation::FilterMove { rule, position }),
         rule().prop_map(|rule| Operation::FilterDelete { rule }),
         Just(Operation::FilterFlush),
-        prop::collection::vec(any_filter(), 0..5).prop_map(|rules| Operation::FilterReplace { rules }),
+        (prop::collection::vec(any_filter().prop_map(Arc::new), 0..5), prop::bool::ANY)
+            .prop_map(|(rules, append)| replacement(rules, append)),
+        any_set().prop_map(|set| Operation::SetPut { set }),
+        "[a-c]".prop_map(|name| Operation::SetDelete { name }),
+        any_policy().prop_map(|policy| Operation::FilterPolicy { policy }),
         (any_rules(), prop::bool::ANY).prop_map(|(rules, prune)| Operation::Apply { rules, prune }),
     ]
 }
@@ -289,6 +350,8 @@ proptest! {
             rules.forwards.sort_by(|a, b| a.name.cmp(&b.name));
             rules.forwards.iter_mut().for_each(|f| f.targets.sort_by_key(|t| t.address));
             rules.echoes.sort_by_key(|e| e.listen);
+            rules.sets.sort_by(|a, b| a.name.cmp(&b.name));
+            rules.policies.sort_by(|a, b| a.interface.cmp(&b.interface));
             rules
         };
         prop_assert_eq!(sorted(first.rules.clone()), sorted(file));

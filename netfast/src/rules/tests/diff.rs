@@ -48,7 +48,8 @@ proptest! {
     fn everything_is_created_from_nothing(after in any_rules()) {
         let changes = diff::rules(&Rules::default(), &after);
         prop_assert!(changes.iter().all(|c| c.action == ChangeAction::Created));
-        let objects = after.forwards.len() + after.echoes.len() + after.filters.len();
+        let filters = after.filters.len() + after.sets.len() + after.policies.len();
+        let objects = after.forwards.len() + after.echoes.len() + filters;
         let targets: usize = after.forwards.iter().map(|f| f.targets.len()).sum();
         prop_assert_eq!(changes.len(), objects + targets);
     }

@@ -127,16 +127,16 @@ fn filter_counters_follow_names_and_contents() {
     assert_eq!(of(&first), [0, 1, 2]);
     let second = assigned(first, &filters(&["drop proto=tcp", "allow name=a proto=udp", "drop proto=udp"]));
     assert_eq!(of(&second), [1, 0, 3]);
-    assert_eq!(second.retired().iter().map(|r| r.index).collect::<Vec<_>>(), [2]);
+    assert!(second.retired().is_empty(), "nothing but the live rules refers to a counter");
     // All rules of a full list can be replaced at once.
     let list = |from: u32| Rules {
         filters: (from..from + 512)
-            .map(|n| super::filter(&format!("drop src=10.0.{}.{}/32", n / 256, n % 256)))
+            .map(|n| super::filter(&format!("drop src=10.0.{}.{}/32", n / 256, n % 256)).into())
             .collect(),
         ..Rules::default()
     };
-    let ids = assigned(assigned(Ids::default(), &list(0)), &list(512));
-    assert_eq!(ids.retired().len(), 512);
+    let ids = assigned(assigned(assigned(Ids::default(), &list(0)), &list(512)), &list(0));
+    assert_eq!(ids.filters().len(), 512);
 }
 
 #[test]
@@ -170,7 +170,7 @@ proptest! {
         for (rules, release) in history {
             ids.assign(&rules).unwrap();
             let mut seen = BTreeSet::new();
-            let mut claim = |kind: Kind, index: u16, uid: u32, owner: String| {
+            let mut claim = |kind: Kind, index: u32, uid: u32, owner: String| {
                 assert!(seen.insert((kind, index)), "{kind:?} {index} is there twice");
                 if uid != 0 {
                     assert_eq!(owners.entry(uid).or_insert_with(|| owner.clone()), &owner, "uid {uid}");
@@ -178,19 +178,19 @@ proptest! {
             };
             for (id, forward) in ids.forwards().iter().zip(&rules.forwards) {
                 prop_assert_eq!(&id.name, &forward.name);
-                claim(Kind::Forward, id.index, id.uid, format!("{} {} {} {}", id.name, id.protocol, id.listen, id.mode));
+                claim(Kind::Forward, id.index.into(), id.uid, format!("{} {} {} {}", id.name, id.protocol, id.listen, id.mode));
                 for (id, target) in id.targets.iter().zip(&forward.targets) {
                     prop_assert_eq!(id.address, target.address);
-                    claim(Kind::Target, id.index, id.uid, format!("{} {}", forward.name, id.address));
+                    claim(Kind::Target, id.index.into(), id.uid, format!("{} {}", forward.name, id.address));
                 }
             }
-            ids.echoes().iter().for_each(|e| claim(Kind::Echo, e.index, e.uid, e.listen.to_string()));
-            ids.filters().iter().for_each(|f| claim(Kind::Filter, f.index, 0, f.key.clone()));
+            ids.echoes().iter().for_each(|e| claim(Kind::Echo, e.index.into(), e.uid, e.listen.to_string()));
+            ids.filters().iter().for_each(|f| claim(Kind::Filter, f.index, 0, f.key.to_string()));
             for r in ids.retired() {
-                prop_assert!(seen.insert((r.kind, r.index)), "{:?} {} is retired and in use", r.kind, r.index);
+                prop_assert!(seen.insert((r.kind, r.index.into())), "{:?} {} is retired and in use", r.kind, r.index);
             }
             prop_assert_eq!(ids.forwards().len(), rules.forwards.len());
-            prop_assert_eq!(ids.filters().len(), rules.filters.len());
+            prop_assert_eq!(ids.filters().len(), rules.filters.len() + rules.policies.len());
             let text = serde_json::to_string(&ids).unwrap();
             prop_assert_eq!(&serde_json::from_str::<Ids>(&text).unwrap(), &ids);
             if release % 3 == 0 {

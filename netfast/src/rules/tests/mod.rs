@@ -1,6 +1,6 @@
 //! Tests of the rules, by what they are about.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -10,8 +10,8 @@ use super::{
     validate,
 };
 use crate::api::types::{
-    Echo, Endpoint, FilterAction, FilterRule, Forward, ForwardMode, Intent, PortRange, Protocol, Rules,
-    Target, Transport,
+    AddressSet, Addresses, Echo, Endpoint, FilterDefault, FilterRule, Forward, ForwardMode, Intent,
+    InterfacePolicy, Many, PortRange, Ports, Protocol, Rules, Target, TcpFlags, Transport,
 };
 
 mod change;
@@ -56,6 +56,13 @@ pub fn filter(text: &str) -> FilterRule {
             "dport" => rule.dport = Some(value.parse().unwrap()),
             "interface" => rule.interface = Some(value.to_owned()),
             "version" => rule.version = Some(value.parse().unwrap()),
+            "vlan" => rule.vlan = Some(value.parse().unwrap()),
+            "flags" => rule.flags = Some(value.parse().unwrap()),
+            "icmp" => rule.icmp = Some(value.parse().unwrap()),
+            "with" => rule.with = Some(value.parse().unwrap()),
+            "rate" => rule.rate = Some(value.parse().unwrap()),
+            "burst" => rule.burst = Some(value.parse().unwrap()),
+            "per" => rule.per = Some(value.parse().unwrap()),
             other => panic!("no such key: {other}"),
         }
     }
@@ -67,7 +74,7 @@ pub fn rules(forwards: &[Forward]) -> Rules {
 }
 
 pub fn filters(texts: &[&str]) -> Rules {
-    Rules { filters: texts.iter().map(|text| filter(text)).collect(), ..Rules::default() }
+    Rules { filters: texts.iter().map(|text| Arc::new(filter(text))).collect(), ..Rules::default() }
 }
 
 pub fn intent(rules: Rules) -> Intent {
@@ -106,8 +113,11 @@ pub fn any_rules() -> impl Strategy<Value = Rules> {
     let forwards = prop::collection::vec(any_forward(), 0..8);
     let echoes = prop::collection::vec(any_echo(), 0..4);
     let filters = prop::collection::vec(any_filter(), 0..12);
-    (forwards, echoes, filters).prop_map(|(forwards, echoes, filters)| {
-        let mut rules = Rules { forwards, echoes, filters };
+    let sets = prop::collection::vec(any_set(), 0..3);
+    let policies = prop::collection::vec(any_policy(), 0..3);
+    (forwards, echoes, sets, filters, policies).prop_map(|(forwards, echoes, sets, filters, policies)| {
+        let filters = filters.into_iter().map(Arc::new).collect();
+        let mut rules = Rules { forwards, echoes, sets, filters, policies };
         // What does not go with the rest is left out, so that valid rules are not a rarity.
         while let Some(problem) = validate::problems(&rules).into_iter().next() {
             match problem.place {
@@ -115,6 +125,8 @@ pub fn any_rules() -> impl Strategy<Value = Rules> {
                 validate::Place::Target(at, target) => drop(rules.forwards[at].targets.remove(target)),
                 validate::Place::Echo(at) => drop(rules.echoes.remove(at)),
                 validate::Place::Filter(at) => drop(rules.filters.remove(at)),
+                validate::Place::Set(at) => drop(rules.sets.remove(at)),
+                validate::Place::Policy(at) => drop(rules.policies.remove(at)),
                 validate::Place::Whole => panic!("{problem:?}"),
             }
         }
@@ -193,30 +205,101 @@ pub fn any_net() -> impl Strategy<Value = ipnet::IpNet> {
     })
 }
 
+pub fn any_set() -> impl Strategy<Value = AddressSet> {
+    ("[a-c]", prop::collection::vec(any_net(), 0..4), any_comment())
+        .prop_map(|(name, addresses, comment)| AddressSet { name, addresses, comment })
+}
+
+pub fn any_policy() -> impl Strategy<Value = InterfacePolicy> {
+    let filter = prop::sample::select(vec![FilterDefault::Allow, FilterDefault::Drop]);
+    (prop::sample::select(vec!["eth0", "eth1", "gone0"]), filter)
+        .prop_map(|(interface, filter)| InterfacePolicy { interface: interface.to_owned(), filter })
+}
+
+/// One value, or a list of some.
+fn many<T: std::fmt::Debug + Clone>(one: impl Strategy<Value = T>) -> impl Strategy<Value = Many<T>> {
+    prop::collection::vec(one, 1..4).prop_map(|values| values.into_iter().collect())
+}
+
+fn any_addresses() -> impl Strategy<Value = Option<Many<Addresses>>> {
+    let net = many(any_net().prop_map(Addresses::Net)).prop_map(Some);
+    prop_oneof![
+        2 => Just(None),
+        5 => net,
+        1 => "[a-c]".prop_map(|name| Some(Many::One(Addresses::Set(name)))),
+    ]
+}
+
 pub fn any_filter() -> impl Strategy<Value = FilterRule> {
-    let ports =
-        || prop::option::of((1_u16..40, 0_u16..10).prop_map(|(low, n)| PortRange { low, high: low + n }));
+    let ports = || {
+        let range = (0_u16..40, 0_u16..10).prop_map(|(low, n)| Ports(PortRange { low, high: low + n }));
+        prop::option::of(many(range))
+    };
+    let proto = prop::sample::select(vec![
+        vec![6_u8],
+        vec![6],
+        vec![17],
+        vec![6, 17],
+        vec![1],
+        vec![58],
+        vec![47],
+        Vec::new(),
+        Vec::new(),
+    ]);
+    let flags = prop::option::of(
+        (any::<u8>(), 1_u8..).prop_map(|(value, mask)| TcpFlags { value: value & mask, mask }),
+    );
+    let icmp = prop::sample::select(vec!["echo-request", "3", "3/4", "128/0"]);
+    let action = (
+        prop::sample::select(vec!["allow", "allow", "drop", "drop", "drop", "reject", "limit", "count"]),
+        prop::option::of(prop::sample::select(vec!["port-unreachable", "admin-prohibited"])),
+        prop::sample::select(vec!["1/s", "1000/s", "64kbit", "1500bit", "2gbit"]),
+        prop::option::of(1_u32..100),
+        prop::option::of(prop::sample::select(vec!["rule", "source"])),
+    );
     (
-        (prop::bool::ANY, prop::option::of("[w-z]"), any_comment()),
-        (prop::option::of(any_net()), prop::option::of(any_net())),
-        prop::option::of(prop::sample::select(vec![6_u8, 17, 1, 58, 47])),
+        (action, prop::option::of("[w-z]"), any_comment()),
+        (any_addresses(), any_addresses()),
+        (proto, flags, prop::option::of(many(icmp))),
         (ports(), ports()),
-        prop::option::of(prop::sample::select(vec!["eth0", "eth1", "gone0"])),
-        prop::option::of(prop::sample::select(vec![4_u8, 6])),
+        (
+            prop::option::of(prop::sample::select(vec!["eth0", "eth1", "gone0"])),
+            prop::option::of(0_u16..5),
+            prop::option::of(prop::sample::select(vec![4_u8, 6])),
+        ),
     )
-        .prop_map(|((allow, name, comment), (src, dst), proto, (sport, dport), interface, version)| {
-            let has_ports = matches!(proto, Some(6 | 17));
-            FilterRule {
-                action: if allow { FilterAction::Allow } else { FilterAction::Drop },
-                name,
-                src,
-                dst,
-                proto: proto.map(Protocol),
-                sport: sport.filter(|_| has_ports),
-                dport: dport.filter(|_| has_ports),
-                interface: interface.map(str::to_owned),
-                version,
-                comment,
-            }
-        })
+        .prop_map(
+            |(
+                (action, name, comment),
+                (src, dst),
+                (proto, flags, icmp),
+                (sport, dport),
+                (interface, vlan, version),
+            )| {
+                let has_ports = !proto.is_empty() && proto.iter().all(|proto| matches!(proto, 6 | 17));
+                let (word, with, rate, burst, per) = action;
+                let limits = word == "limit";
+                FilterRule {
+                    action: word.parse().unwrap(),
+                    with: with.filter(|_| word == "reject").map(|with| with.parse().unwrap()),
+                    rate: limits.then(|| rate.parse().unwrap()),
+                    burst: burst.filter(|_| limits),
+                    per: per.filter(|_| limits).map(|per| per.parse().unwrap()),
+                    name,
+                    src,
+                    dst,
+                    flags: flags.filter(|_| proto == [6]),
+                    icmp: icmp
+                        .filter(|_| matches!(proto[..], [1] | [58]))
+                        .map(|list| list.iter().map(|kind| kind.parse().unwrap()).collect()),
+                    proto: (!proto.is_empty()).then(|| proto.into_iter().map(Protocol).collect()),
+                    sport: sport.filter(|_| has_ports),
+                    dport: dport.filter(|_| has_ports),
+                    interface: interface.map(str::to_owned),
+                    vlan,
+                    version,
+                    comment,
+                }
+            },
+        )
 }

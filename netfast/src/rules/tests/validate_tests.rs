@@ -1,5 +1,7 @@
 //! What is refused, and with which words.
 
+use std::sync::Arc;
+
 use netfast_common::abi;
 
 use super::{echo, filter, filters, forward, rules, target};
@@ -32,12 +34,18 @@ fn rules_that_make_sense() {
     ]);
     all.echoes =
         vec![echo("192.0.2.10:7", &["198.51.100.0/24"]), echo("[2001:db8::1]:7", &["2001:db8::/32"])];
-    all.filters = vec![
+    all.filters = [
         filter("drop name=scanner src=203.0.113.0/24 proto=tcp dport=22"),
         filter("allow proto=icmpv6 version=6 src=::/0"),
         filter("drop proto=47 interface=eth0.100"),
+        filter("reject proto=tcp,udp dport=25,400-500 src=10.0.0.0/8,2001:db8::/32"),
+        filter("reject proto=tcp with=tcp-reset"),
+        filter("limit proto=tcp flags=syn/syn,ack rate=100/s burst=7 per=source"),
+        filter("count proto=icmp icmp=echo-request,3/4 vlan=0"),
         filter("drop"),
-    ];
+    ]
+    .map(Arc::new)
+    .to_vec();
     assert_eq!(problems(&all), []);
 }
 
@@ -145,6 +153,22 @@ fn filter_rules() {
         ("drop proto=icmp dst=fd00::/8", "version", "proto icmp"),
         ("drop proto=icmpv6 src=10.0.0.0/8", "version", "proto icmpv6"),
         ("drop src=::ffff:10.0.0.0/104", "src", "write it as IPv4"),
+        ("drop src=@bad", "src", "there is no set @bad"),
+        ("drop proto=tcp,icmp dport=22", "dport", "packets of icmp have no ports"),
+        ("drop proto=udp flags=syn", "flags", "need proto \"tcp\""),
+        ("drop flags=syn", "flags", "need proto \"tcp\""),
+        ("drop icmp=3", "icmp", "needs proto \"icmp\""),
+        ("drop proto=icmp icmp=packet-too-big", "icmp", "icmp has no type packet-too-big"),
+        ("drop proto=icmpv6 icmp=timestamp-request", "icmp", "icmpv6 has no type"),
+        ("drop vlan=4095", "vlan", "no VLAN 4095"),
+        ("drop with=tcp-reset", "with", "goes with action \"reject\", not with \"drop\""),
+        ("reject with=tcp-reset", "with", "tcp-reset answers TCP only"),
+        ("limit", "rate", "a limit needs a rate"),
+        ("limit rate=0/s", "rate", "rate 0/s is not in 1/s"),
+        ("limit rate=7bit", "rate", "8bit to 400gbit"),
+        ("limit rate=1/s burst=0", "burst", "lets nothing through"),
+        ("drop rate=1/s", "rate", "goes with action \"limit\""),
+        ("count per=source", "per", "goes with action \"limit\", not with \"count\""),
         ("drop interface=a/b", "interface", "not the name of an interface"),
         ("drop interface=sixteen-letters-", "interface", "1 to 15"),
     ] {
@@ -169,8 +193,10 @@ fn limits_name_the_limit_and_the_rule() {
     refused(&rules(&forwards), "forward.f4096", &["do not fit", "limit of 4096", "\"f4096\""]);
     assert_eq!(validate(&rules(&forwards[..4096])), Ok(()));
 
-    let many = Rules { filters: vec![filter("drop"); 513], ..Rules::default() };
-    refused(&many, "filter[513]", &["do not fit", "limit of 512"]);
+    let ports: Vec<String> = (0..500).map(|port| (port * 2).to_string()).collect();
+    let list = ports.join(",");
+    let many = filters(&["allow", &format!("drop proto=tcp sport={list} dport={list}")]);
+    refused(&many, "filter[2]", &["do not fit", "filter rule 2", "from 2 to 500002", "limit is 200000"]);
 
     let mut big = forward("big", "192.0.2.1:80", &[]);
     big.targets = (0..40_000).map(|n| target(&format!("10.{}.{}.1:80", n / 256, n % 256))).collect();

@@ -1,0 +1,253 @@
+//! A filter rule as the matches that it stands for: each element of its lists and sets with each of the others, for each IP
+//! version. All of them are at one position, and count on one counter.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+use netfast_common::addr;
+
+use crate::api::types::{AddressSet, Addresses, FilterRule, IcmpKind, Many, Ports, Protocol, TcpFlags};
+
+/// Most matches of all rules together.
+pub const MAX_BOXES: usize = 200_000;
+/// Most addresses of a set.
+pub const MAX_SET_ADDRESSES: usize = 100_000;
+
+/// A prefix in the 128-bit form: an IPv4 /24 has 120 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Prefix {
+    /// Its first address, as a number.
+    pub first: u128,
+    /// Its length, 0 to 128.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// A prefix as the program knows it.
+    pub fn of(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(v4) => Self {
+                first: u128::from_be_bytes(addr::from_v4(v4.network().octets())),
+                length: v4.prefix_len() + 96,
+            },
+            IpNet::V6(v6) => Self { first: v6.network().into(), length: v6.prefix_len() },
+        }
+    }
+
+    /// Every address of an IP version.
+    pub fn any(v6: bool) -> Self {
+        if v6 {
+            Self { first: 0, length: 0 }
+        } else {
+            Self { first: u128::from_be_bytes(addr::from_v4([0; 4])), length: 96 }
+        }
+    }
+
+    /// Its mask.
+    pub const fn mask(self) -> u128 {
+        mask(self.length)
+    }
+
+    /// Whether it holds all of `other`.
+    pub const fn covers(self, other: Self) -> bool {
+        self.length <= other.length && other.first & mask(self.length) == self.first
+    }
+}
+
+/// So many leading ones.
+pub const fn mask(length: u8) -> u128 {
+    if length == 0 { 0 } else { u128::MAX << (128 - length as u32) }
+}
+
+/// What a match asks beyond addresses, protocol and ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Extra<'a> {
+    /// TCP flags.
+    pub flags: Option<TcpFlags>,
+    /// ICMP type and code.
+    pub icmp: Option<(u8, Option<u8>)>,
+    /// Name of the interface that the packet came in by.
+    pub interface: Option<&'a str>,
+    /// VLAN; 0: untagged.
+    pub vlan: Option<u16>,
+}
+
+impl Extra<'_> {
+    /// Whether each packet that `inner` lets in is let in by this one.
+    pub fn covers(&self, inner: &Self) -> bool {
+        self.interface.is_none_or(|name| inner.interface == Some(name))
+            && self.vlan.is_none_or(|vlan| inner.vlan == Some(vlan))
+            && self.icmp.is_none_or(|(kind, code)| {
+                inner.icmp.is_some_and(|(other, of)| kind == other && (code.is_none() || code == of))
+            })
+            && self.flags.is_none_or(|flags| {
+                inner.flags.is_some_and(|other| {
+                    other.mask & flags.mask == flags.mask && other.value & flags.mask == flags.value
+                })
+            })
+    }
+}
+
+/// One match of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Match<'a> {
+    /// IPv6, else IPv4.
+    pub v6: bool,
+    /// Source prefix.
+    pub source: Prefix,
+    /// Destination prefix.
+    pub destination: Prefix,
+    /// IP protocol; `None`: any.
+    pub protocol: Option<u8>,
+    /// First and last source port; `None`: any, and packets that have none.
+    pub source_ports: Option<[u16; 2]>,
+    /// Likewise.
+    pub destination_ports: Option<[u16; 2]>,
+    /// What else is asked.
+    pub extra: Extra<'a>,
+}
+
+impl Match<'_> {
+    /// Whether each packet that `inner` matches is matched by this one.
+    pub fn covers(&self, inner: &Self) -> bool {
+        self.v6 == inner.v6
+            && self.source.covers(inner.source)
+            && self.destination.covers(inner.destination)
+            && self.protocol.is_none_or(|protocol| inner.protocol == Some(protocol))
+            && ports_cover(self.source_ports, inner.source_ports)
+            && ports_cover(self.destination_ports, inner.destination_ports)
+            && self.extra.covers(&inner.extra)
+    }
+}
+
+/// Whether the ports `inner` are among `outer`.
+pub fn ports_cover(outer: Option<[u16; 2]>, inner: Option<[u16; 2]>) -> bool {
+    match (outer, inner) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(outer), Some(inner)) => outer[0] <= inner[0] && inner[1] <= outer[1],
+    }
+}
+
+/// Sets by their names.
+pub type Sets<'a> = HashMap<&'a str, &'a AddressSet>;
+
+/// The sets of rules by their names.
+pub fn by_name(sets: &[AddressSet]) -> Sets<'_> {
+    sets.iter().map(|set| (set.name.as_str(), set)).collect()
+}
+
+/// The prefixes of an IP version that a field names; `None`: the field is not there.
+fn prefixes<'a>(
+    list: Option<&'a Many<Addresses>>,
+    sets: &'a Sets<'a>,
+    v6: bool,
+) -> Option<impl Iterator<Item = Prefix> + Clone + 'a> {
+    let nets = list?.iter().flat_map(move |item| match item {
+        Addresses::Net(net) => std::slice::from_ref(net),
+        Addresses::Set(name) => sets.get(name.as_str()).map_or(&[][..], |set| &set.addresses[..]),
+    });
+    Some(nets.filter(move |net| net.addr().is_ipv6() == v6).map(Prefix::of))
+}
+
+/// Calls `each` for every match of a rule.
+pub fn for_each<'a>(rule: &'a FilterRule, sets: &Sets<'_>, mut each: impl FnMut(Match<'a>)) {
+    for v6 in [false, true] {
+        if rule.version.is_some_and(|version| (version == 6) != v6) {
+            continue;
+        }
+        let any = [Prefix::any(v6)];
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        let sources: &[Prefix] = match prefixes(rule.src.as_ref(), sets, v6) {
+            None => &any,
+            Some(list) => {
+                one.extend(list);
+                &one
+            }
+        };
+        let destinations: &[Prefix] = match prefixes(rule.dst.as_ref(), sets, v6) {
+            None => &any,
+            Some(list) => {
+                other.extend(list);
+                &other
+            }
+        };
+        for transport in transports(rule, v6) {
+            for &source in sources {
+                for &destination in destinations {
+                    each(Match { v6, source, destination, ..transport });
+                }
+            }
+        }
+    }
+}
+
+/// What is no address: protocols, ports, and the rest.
+fn transports<'a>(rule: &'a FilterRule, v6: bool) -> Vec<Match<'a>> {
+    let mut matches = Vec::with_capacity(1);
+    let protocols: Vec<Option<u8>> = match &rule.proto {
+        None => vec![None],
+        // ICMP is of IPv4, ICMPv6 of IPv6: elsewhere no packet has them.
+        Some(list) => list
+            .iter()
+            .filter(|proto| !matches!((proto.0, v6), (1, true) | (58, false)))
+            .map(|Protocol(number)| Some(*number))
+            .collect(),
+    };
+    let ports = |list: &Option<Many<Ports>>| -> Vec<Option<[u16; 2]>> {
+        match list {
+            None => vec![None],
+            Some(list) => list.iter().map(|Ports(range)| Some([range.low, range.high])).collect(),
+        }
+    };
+    let (sources, destinations) = (ports(&rule.sport), ports(&rule.dport));
+    let kinds: Vec<Option<IcmpKind>> = match &rule.icmp {
+        None => vec![None],
+        Some(list) => list.iter().map(|kind| Some(*kind)).collect(),
+    };
+    for protocol in protocols {
+        for &source_ports in &sources {
+            for &destination_ports in &destinations {
+                for kind in &kinds {
+                    let icmp = match kind.map(|kind| (kind.type_in(v6), kind.code)) {
+                        None => None,
+                        Some((None, _)) => continue,
+                        Some((Some(number), code)) => Some((number, code)),
+                    };
+                    let extra = Extra {
+                        flags: rule.flags,
+                        icmp,
+                        interface: rule.interface.as_deref(),
+                        vlan: rule.vlan,
+                    };
+                    matches.push(Match {
+                        v6,
+                        source: Prefix::any(v6),
+                        destination: Prefix::any(v6),
+                        protocol,
+                        source_ports,
+                        destination_ports,
+                        extra,
+                    });
+                }
+            }
+        }
+    }
+    matches
+}
+
+/// How many matches a rule has.
+pub fn count(rule: &FilterRule, sets: &Sets<'_>) -> usize {
+    let mut sum = 0usize;
+    for v6 in [false, true] {
+        if rule.version.is_some_and(|version| (version == 6) != v6) {
+            continue;
+        }
+        let nets = |list| prefixes(list, sets, v6).map_or(1, Iterator::count);
+        let addresses = nets(rule.src.as_ref()).saturating_mul(nets(rule.dst.as_ref()));
+        if addresses > 0 {
+            sum = sum.saturating_add(transports(rule, v6).len().saturating_mul(addresses));
+        }
+    }
+    sum
+}
