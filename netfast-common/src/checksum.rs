@@ -25,6 +25,27 @@ impl Delta {
         Delta(self.0 + (!old) as u64 + new as u64)
     }
 
+    /// A 32-bit word at an even offset of a packet that is made anew.
+    #[inline(always)]
+    #[must_use]
+    pub const fn added(self, word: u32) -> Delta {
+        Delta(self.0 + word as u64)
+    }
+
+    /// What another part of the same packet adds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Delta) -> Delta {
+        Delta(self.0 + other.0)
+    }
+
+    /// The checksum field of a packet that is made anew, of all words that were [`added`](Delta::added).
+    #[inline(always)]
+    #[must_use]
+    pub const fn fresh(self) -> [u8; 2] {
+        (!fold(self.0)).to_ne_bytes()
+    }
+
     /// The checksum field after the change.
     #[inline(always)]
     #[must_use]

@@ -73,7 +73,7 @@ reasons! {
     NotOurMac = 4, "not_our_mac", "addressed to another station, to a group or to all";
     NoService = 5, "no_service", "no service of netfast at its address and port";
     NotTcpUdp = 6, "not_tcp_udp", "ICMP or another protocol that is left to the kernel";
-    TtlExpired = 7, "ttl_expired", "TTL or hop limit is used up";
+    TtlExpired = 7, "ttl_expired", "TTL or hop limit is used up; answered (tx), or not (drop)";
     Unattached = 8, "unattached", "came in by an interface that the agent does not know yet";
     // By policy.
     Malformed = 9, "malformed", "truncated, or lengths that contradict each other";
@@ -90,7 +90,7 @@ reasons! {
     NoTarget = 18, "no_target", "the forward has no target";
     HopUnresolved = 19, "hop_unresolved", "the next hop's MAC address is not known (yet); it is being asked for";
     NoRoute = 20, "no_route", "no route to the target, or back to the client";
-    MtuExceeded = 21, "mtu_exceeded", "larger than the MTU of the way out";
+    MtuExceeded = 21, "mtu_exceeded", "larger than the MTU of the way out; answered (tx), or not (drop)";
     PortsExhausted = 22, "ports_exhausted", "no free source port towards the target";
     FlowTableFull = 23, "flow_table_full", "the flow table is full; established flows go on";
     FlowConflict = 24, "flow_conflict", "another flow to this target uses the same addresses and ports";

@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::xdp_action, btf_maps::PerCpuArray};
 use netfast_common::{
     Reason, Verdict,
     abi::{self, Traffic},
-    answer::Answer,
+    answer::{self, Answer},
 };
 
 use crate::maps::INTERFACE_COUNTERS;
@@ -13,10 +13,6 @@ use crate::maps::INTERFACE_COUNTERS;
 /// what the frame is to be answered with.
 #[derive(Clone, Copy)]
 pub struct Outcome(u32);
-
-/// Marks an [`Outcome`] that `netfast_error` makes of the frame: what it says in bits 24-30, the reason in 16-23, the
-/// answer's value below.
-const ANSWER: u32 = 1 << 31;
 
 impl Outcome {
     /// Any verdict.
@@ -47,13 +43,13 @@ impl Outcome {
     /// answer may be made, as dropped. `value` is the MTU of [`Answer::TooBig`], else 0.
     #[inline(always)]
     pub const fn answer(answer: Answer, value: u16, reason: Reason) -> Self {
-        Self(ANSWER | (answer as u32) << 24 | (reason as u32) << 16 | value as u32)
+        Self(answer::request(answer, value, reason))
     }
 
     /// The request to `netfast_error` (see [`Outcome::answer`]), if it is one.
     #[inline(always)]
     pub const fn request(self) -> Option<u32> {
-        if self.0 & ANSWER == 0 { None } else { Some(self.0) }
+        if self.0 & answer::REQUEST == 0 { None } else { Some(self.0) }
     }
 }
 

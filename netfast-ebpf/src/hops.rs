@@ -159,7 +159,7 @@ fn bytes(words: [u32; 4]) -> [u8; 16] {
 
 /// The kernel's interface for frames with `vlan` on `ifindex`.
 #[inline(always)]
-fn l3_interface(ifindex: u32, vlan: u16) -> u32 {
+pub fn l3_interface(ifindex: u32, vlan: u16) -> u32 {
     if vlan == 0 {
         return ifindex;
     }

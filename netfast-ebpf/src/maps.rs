@@ -10,7 +10,8 @@ use netfast_common::{
     Reason, Verdict,
     abi::{
         self, AllowEntry, CacheSet4, CacheSet6, Config, Echo, Event, FilterRule, Flow, FlowKey, Forward,
-        HopKey, Interface, MaglevCell, NextHop, RuleSet, Service, Target, Traffic, VlanKey, VlanLink,
+        HopKey, Interface, InterfaceAddress, MaglevCell, NextHop, RuleSet, Service, Target, Traffic, VlanKey,
+        VlanLink,
     },
     echo::{BUCKETS_PER_SET, Bucket},
 };
@@ -78,6 +79,18 @@ pub static INTERFACES: Array<Interface, { abi::IFINDEX_SLOTS as usize }, MMAP> =
 /// The host's own addresses. Agent writes, program reads.
 #[btf_map]
 pub static LOCALS: HashMap<[u8; 16], u32, 4096> = HashMap::new();
+
+/// Addresses that answers come from, by interface as the routing table names it. Agent writes, program reads.
+#[btf_map]
+pub static INTERFACE_ADDRESSES: HashMap<u32, InterfaceAddress, 4096> = HashMap::new();
+
+/// What `netfast_error` is asked for: see `account::Outcome::answer`. Program writes and reads.
+#[btf_map]
+pub static REQUEST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Token bucket of the answers that this CPU makes. Program writes and reads.
+#[btf_map]
+pub static ERROR_LIMIT: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 
 /// From a tag on an interface to the VLAN interface. Agent writes, program reads.
 #[btf_map]

@@ -38,8 +38,10 @@ pub struct Config {
     pub policies: [u32; PolicyClass::COUNT],
     /// Frames of the slow path that may be logged each second and CPU (aya-log); 0 is none.
     pub log_rate: u32,
+    /// ICMP errors and TCP resets that each CPU may make in a second; 0 is none.
+    pub error_rate: u32,
     /// Unused; zero.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
 /// Idle times in jiffies (host order).
@@ -62,11 +64,9 @@ pub struct TcpTimeouts {
     pub opening: u32,
     /// Established.
     pub established: u32,
-    /// One side has sent FIN (RFC 6146 3.5.2.2: the other one may go on for as long as it likes).
-    pub half_closed: u32,
-    /// Both sides have sent FIN.
+    /// A FIN was seen.
     pub closing: u32,
-    /// A RST was seen (RFC 7857 2.2: 4 min).
+    /// A RST was seen.
     pub reset: u32,
 }
 
@@ -123,4 +123,4 @@ impl PolicyClass {
     ];
 }
 
-pod!(Config => 116);
+pod!(Config => 112);

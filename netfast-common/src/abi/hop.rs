@@ -16,6 +16,16 @@ pub struct Interface {
     pub flags: u32,
 }
 
+/// Value of the map `INTERFACE_ADDRESSES`, whose key is an interface's index: the addresses that answers come from.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// IPv4 address (mapped); all zero: none.
+    pub v4: [u8; 16],
+    /// IPv6 address; all zero: none.
+    pub v6: [u8; 16],
+}
+
 /// [`NextHop::flags`]: the MAC address is known and current.
 pub const HOP_VALID: u32 = 1;
 
@@ -80,4 +90,4 @@ pub struct VlanLink {
     pub vlan: u32,
 }
 
-pod!(Interface => 16, NextHop => 24, HopKey => 24, VlanKey => 8, VlanLink => 8);
+pod!(Interface => 16, InterfaceAddress => 32, NextHop => 24, HopKey => 24, VlanKey => 8, VlanLink => 8);

@@ -21,14 +21,13 @@ pub use filter::{
     FILTER_KINDS, FILTER_LAST, FILTER_LEAF, FILTER_LIMIT, FILTER_NEEDS, FILTER_PAGE, FILTER_PROTOCOL,
     FILTER_PROTOCOL_SHIFT, FILTER_REJECT, FILTER_RULE_BITS, FILTER_SIDE_STEPS, FILTER_STEPS,
     FILTER_TCP_FLAGS, FILTER_TCP_PLAIN, FILTER_TREES, FilterCell, FilterEntry, FilterField, FilterHead,
-    FilterRate, MAX_FILTER_LIMITS, MAX_FILTER_NUMBERS, REJECT_ADMIN, REJECT_PORT, REJECT_TCP_RESET,
-    REJECT_USUAL,
+    MAX_FILTER_NUMBERS,
 };
 pub use flow::{
     CacheLine4, CacheLine6, CacheSet4, CacheSet6, Flow, FlowKey, LineKind, line_tail, tail_generation,
     tail_kind, tail_port, tail_stamp,
 };
-pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, NextHop, VlanKey, VlanLink};
+pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, InterfaceAddress, NextHop, VlanKey, VlanLink};
 pub use rules::{
     AllowEntry, Echo, FilterRule, Forward, MAGLEV_PER_CELL, MaglevCell, Mode, RuleSet, Service, ServiceKind,
     Target,

@@ -38,7 +38,7 @@ pub(super) fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<()
         _ => Fragment::Later,
     };
     if packet.fragment != Fragment::No {
-        packet.identification = [header[4], header[5], 0, 0];
+        packet.identification = 4;
     }
     if packet.fragment == Fragment::Later {
         // RFC 3128: an offset of one unit could overwrite the flags of a TCP header that was already judged.

@@ -63,7 +63,7 @@ fn extensions<C: Cursor>(cursor: &mut C, packet: &mut Packet, payload: usize) ->
         if next == HOP_BY_HOP && seen > 0 {
             return Err(Reason::Malformed);
         }
-        let head: [u8; 8] = cursor.take().ok_or(Reason::Malformed)?;
+        let head: [u8; 4] = cursor.take().ok_or(Reason::Malformed)?;
         let mut length = (head[1] as usize + 1) * 8;
         if next == ROUTING && head[3] != 0 {
             return Err(Reason::SourceRoute);
@@ -79,7 +79,7 @@ fn extensions<C: Cursor>(cursor: &mut C, packet: &mut Packet, payload: usize) ->
             } else if offset & 1 != 0 {
                 packet.fragment = Fragment::First;
             }
-            packet.identification = [head[4], head[5], head[6], head[7]];
+            packet.identification = 44 + walked as u16;
         }
         walked += length;
         next = head[0];
@@ -93,7 +93,7 @@ fn extensions<C: Cursor>(cursor: &mut C, packet: &mut Packet, payload: usize) ->
         if packet.fragment == Fragment::Later {
             break;
         }
-        cursor.skip((length - 8) & MAX_LENGTH).ok_or(Reason::Malformed)?;
+        cursor.skip((length - 4) & MAX_LENGTH).ok_or(Reason::Malformed)?;
     }
     packet.key.protocol = next;
     packet.l4 += walked as u16;

@@ -15,6 +15,10 @@ pub const MAX_TAGS: u8 = 2;
 /// Most IPv6 extension headers that are walked.
 pub const MAX_EXTENSIONS: usize = 8;
 
+/// IP protocol number of ICMP over IPv4.
+pub const ICMP4: u8 = 1;
+/// IP protocol number of ICMPv6.
+pub const ICMP6: u8 = 58;
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
@@ -76,19 +80,15 @@ pub struct Packet {
     pub ttl: u8,
     /// TCP flags, 0 for anything else.
     pub flags: u8,
-    /// TCP sequence number (host order), 0 for anything else.
-    pub sequence: u32,
-    /// TCP acknowledgement number (host order), whether or not the flag ACK is set; 0 for anything else.
-    pub acknowledgement: u32,
     /// Length of the IP packet in bytes, headers included; what follows it in the frame is padding.
     pub length: u32,
     /// Fragmentation.
     pub fragment: Fragment,
     /// Nobody on the way may fragment it: the IPv4 DF bit; always for IPv6.
     pub dont_fragment: bool,
-    /// Identification of the datagram that it is a fragment of (16 bits over IPv4, 32 over IPv6, as on the wire);
-    /// without a meaning where it is none.
-    pub identification: [u8; 4],
+    /// Offset from the IP header of what holds the identification of a fragment's datagram: IPv4 (two bytes) or the last word
+    /// of the IPv6 fragment header. 0 for what is no fragment.
+    pub identification: u16,
     /// UDP checksum field is zero.
     pub no_udp_checksum: bool,
     /// Addresses and protocol; ports too if [`Packet::has_ports`].

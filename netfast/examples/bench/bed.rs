@@ -316,12 +316,12 @@ fn settings() -> Settings {
             udp_one_way: forever,
             tcp_opening: forever,
             tcp_established: forever,
-            tcp_half_closed: forever,
             tcp_closing: forever,
             tcp_reset: forever,
         },
         policies: PolicyClass::TABLE.map(|(_, _, policy, _)| policy),
         log_rate: 0,
+        error_rate: 0,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The checksums of a frame, judged by etherparse: nothing here is netfast's own arithmetic.
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice, checksum::Sum16BitWords};
 
 /// What a checksum field says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Sum {
 pub struct Sums {
     /// IPv4 header.
     pub network: Sum,
-    /// TCP or UDP.
+    /// TCP, UDP or ICMP.
     pub transport: Sum,
 }
 
@@ -31,6 +31,11 @@ fn same(field: u16, computed: u16) -> Sum {
     } else {
         Sum::Wrong
     }
+}
+
+/// Judges the sum over all words, the checksum among them.
+fn whole(sum: Sum16BitWords) -> Sum {
+    if sum.ones_complement() == 0 { Sum::Right } else { Sum::Wrong }
 }
 
 /// Judges an Ethernet frame.
@@ -74,6 +79,18 @@ pub fn of(frame: &[u8]) -> Sums {
         (NetSlice::Ipv6(ip), Some(TransportSlice::Tcp(tcp))) => tcp
             .calc_checksum_ipv6(ip.header().source(), ip.header().destination())
             .map_or(Sum::None, |sum| same(tcp.checksum(), sum)),
+        (NetSlice::Ipv4(_), Some(TransportSlice::Icmpv4(icmp))) => {
+            whole(Sum16BitWords::new().add_slice(icmp.slice()))
+        }
+        (NetSlice::Ipv6(ip), Some(TransportSlice::Icmpv6(icmp))) => {
+            let length = icmp.slice().len() as u32;
+            let pseudo = Sum16BitWords::new()
+                .add_16bytes(ip.header().source())
+                .add_16bytes(ip.header().destination())
+                .add_4bytes(length.to_be_bytes())
+                .add_2bytes([0, 58]);
+            whole(pseudo.add_slice(icmp.slice()))
+        }
         _ => Sum::None,
     };
     Sums { network, transport }

@@ -24,10 +24,30 @@ pub fn judge(input: &[u8], ran: &Ran) -> Option<(&'static str, String)> {
         }
         Verdict::Pass => None,
         Verdict::Transmit | Verdict::Redirect => {
-            let (before, after) = (checksums::of(input), checksums::of(&ran.frame));
-            let broken = broken(before, after)?;
+            let after = checksums::of(&ran.frame);
+            if is_answer(reason) {
+                let wrong = wrong(after)?;
+                return Some(("wrong_checksum", format!("{}: {wrong} of the answer", reason.label())));
+            }
+            let broken = broken(checksums::of(input), after)?;
             Some(("wrong_checksum", format!("{}: {broken} was right and left wrong", reason.label())))
         }
+    }
+}
+
+/// Whether a frame that is sent with this reason is an answer of netfast's own, not the frame that came.
+pub const fn is_answer(reason: Reason) -> bool {
+    matches!(reason, Reason::TtlExpired | Reason::MtuExceeded | Reason::FilterReject)
+}
+
+/// What is not right in an answer, in words: it is an ICMP error or a TCP reset, and has all checksums.
+pub fn wrong(answer: Sums) -> Option<&'static str> {
+    if answer.network == Sum::Wrong {
+        Some("IPv4 header checksum")
+    } else if answer.transport != Sum::Right {
+        Some("ICMP or TCP checksum")
+    } else {
+        None
     }
 }
 
@@ -41,7 +61,7 @@ pub fn broken(before: Sums, after: Sums) -> Option<&'static str> {
     if broken(before.network, after.network) {
         Some("IPv4 header checksum")
     } else if broken(before.transport, after.transport) {
-        Some("TCP or UDP checksum")
+        Some("TCP, UDP or ICMP checksum")
     } else {
         None
     }

@@ -256,7 +256,11 @@ impl Owner {
         let vlans: Vec<_> = host.vlan_links().collect();
         let addresses: Vec<_> = host.addresses.iter().map(|own| own.address).collect();
         let datapath = &self.shared.datapath;
-        if let Err(error) = datapath.set_vlans(&vlans).and_then(|()| datapath.set_locals(&addresses)) {
+        let written = datapath
+            .set_vlans(&vlans)
+            .and_then(|()| datapath.set_locals(&addresses))
+            .and_then(|()| datapath.set_answer_addresses(&host.answer_addresses()));
+        if let Err(error) = written {
             tracing::error!(%error, "the program does not know all VLANs and addresses of the host");
         }
     }

@@ -3,7 +3,7 @@
 use std::{mem::offset_of, os::fd::AsFd};
 
 use netfast_common::{
-    abi::{self, HopKey, NextHop, VlanKey, VlanLink},
+    abi::{self, HopKey, InterfaceAddress, NextHop, VlanKey, VlanLink},
     addr,
 };
 
@@ -76,6 +76,16 @@ impl Datapath {
             addresses.iter().map(|address| (addr::from_ip(*address), 1)).collect();
         replace(self.maps.locals.as_fd(), &wanted)
             .map_err(|error| DatapathError::Kernel { call: "update of LOCALS", error })
+    }
+
+    /// Makes the table of the addresses that answers come from, by interface, what is given.
+    ///
+    /// # Errors
+    ///
+    /// If the table cannot be written.
+    pub fn set_answer_addresses(&self, wanted: &[(u32, InterfaceAddress)]) -> Result<(), DatapathError> {
+        replace(self.maps.interface_addresses.as_fd(), wanted)
+            .map_err(|error| DatapathError::Kernel { call: "update of INTERFACE_ADDRESSES", error })
     }
 
     /// Follows a change of an attached interface's MAC address.

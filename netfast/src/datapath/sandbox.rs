@@ -5,6 +5,7 @@
 //! (`ip`) run in there, too. The rules are compiled and published as the agent does it; only the host that they are
 //! compiled for is made up: every target has a next hop whose MAC address is known, unless a test says otherwise.
 
+mod answer;
 mod bpffs;
 mod tables;
 
@@ -189,9 +190,9 @@ pub struct Sandbox {
 const SOURCES: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1))];
 
-/// The agent's defaults, without the log, which nobody reads here.
+/// The agent's defaults, without the log, which nobody reads here, and with answers to every packet.
 fn default_settings() -> Settings {
-    Settings { log_rate: 0, ..agent::settings(&AgentConfig::default()) }
+    Settings { log_rate: 0, error_rate: 1_000_000, ..agent::settings(&AgentConfig::default()) }
 }
 
 /// Tables that are large enough for tests, and quickly made.
@@ -246,6 +247,7 @@ impl Sandbox {
         self.host.sources = SOURCES;
         self.host.ways.clear();
         self.datapath.set_locals(&[])?;
+        self.datapath.set_answer_addresses(&[])?;
         self.publish(&Rules::default())?;
         self.forget_flows()?;
         self.forget_lines()?;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use netfast_common::abi;
+use netfast_common::{abi, addr};
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -163,6 +163,29 @@ impl HostState {
             mtu: link.mtu.min(parent.mtu),
             usable: link.usable() && parent.usable(),
         })
+    }
+
+    /// Contents of the map `INTERFACE_ADDRESSES`: the addresses that answers come from, by interface. An address of a
+    /// network comes before one that stands alone (a service's), one that is known everywhere before a link-local one.
+    pub fn answer_addresses(&self) -> Vec<(u32, abi::InterfaceAddress)> {
+        let mut best: BTreeMap<(u32, bool), (bool, bool, IpAddr)> = BTreeMap::new();
+        for own in &self.addresses {
+            let (alone, local) = match own.address {
+                IpAddr::V4(v4) if v4.is_loopback() => continue,
+                IpAddr::V4(v4) => (own.length == 32, v4.is_link_local()),
+                IpAddr::V6(v6) if v6.is_loopback() => continue,
+                IpAddr::V6(v6) => (own.length == 128, v6.is_unicast_link_local()),
+            };
+            let found = (local, alone, own.address);
+            let entry = best.entry((own.ifindex, own.address.is_ipv6())).or_insert(found);
+            *entry = found.min(*entry);
+        }
+        let mut all: BTreeMap<u32, abi::InterfaceAddress> = BTreeMap::new();
+        for ((ifindex, v6), (.., address)) in best {
+            let entry = all.entry(ifindex).or_default();
+            *(if v6 { &mut entry.v6 } else { &mut entry.v4 }) = addr::from_ip(address);
+        }
+        all.into_iter().collect()
     }
 
     /// The interface by which packets with a tag on an interface come in for the kernel: the VLAN interface, or the

@@ -44,12 +44,12 @@ pub struct Frame {
     pub ttl: u8,
     /// IPv4 options.
     pub options: Vec<u8>,
+    /// The IPv4 DF bit.
+    pub dont_fragment: bool,
     /// IPv4 fragment: offset in units of 8 bytes, more fragments follow.
     pub fragment: Option<(u16, bool)>,
     pub extensions: Vec<Extension>,
     pub transport: Transport,
-    /// TCP sequence number, and the acknowledgement number of segments with ACK.
-    pub numbers: (u32, u32),
     pub payload: Vec<u8>,
     /// Bytes after the IP packet.
     pub padding: usize,
@@ -70,10 +70,10 @@ pub fn udp(source: &str, destination: &str) -> Frame {
         destination: socket(destination),
         ttl: 64,
         options: Vec::new(),
+        dont_fragment: false,
         fragment: None,
         extensions: Vec::new(),
         transport: Transport::Udp,
-        numbers: (1000, 1001),
         payload: b"the quick brown fox jumps over the lazy dog".to_vec(),
         padding: 0,
     }
@@ -170,7 +170,7 @@ impl Frame {
                     source: source.octets(),
                     destination: destination.octets(),
                     options: Ipv4Options::try_from(self.options.as_slice()).unwrap(),
-                    dont_fragment: false,
+                    dont_fragment: self.dont_fragment,
                     ..Ipv4Header::default()
                 };
                 if let Some((offset, more)) = self.fragment {
@@ -238,10 +238,9 @@ impl Frame {
                 header.to_bytes().to_vec()
             }
             Transport::Tcp(flags) => {
-                let mut header = TcpHeader::new(source, destination, self.numbers.0, 65_000);
+                let mut header = TcpHeader::new(source, destination, 1000, 65_000);
                 header.syn = flags & SYN != 0;
                 header.ack = flags & ACK != 0;
-                header.acknowledgment_number = if header.ack { self.numbers.1 } else { 0 };
                 header.fin = flags & FIN != 0;
                 header.rst = flags & RST != 0;
                 header.checksum = match (self.source.ip(), self.destination.ip()) {

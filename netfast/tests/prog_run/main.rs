@@ -5,6 +5,7 @@ mod bed;
 #[path = "../../examples/replay/checksums.rs"]
 mod checksums;
 mod echo;
+mod errors;
 mod filter;
 mod flows;
 mod forward;
@@ -19,11 +20,11 @@ mod mutate;
 mod peers;
 mod policy;
 mod random;
-mod tracking;
 
 /// All scenarios, for tests that look at everything that left.
 const ALL: &[&[(&str, bed::Scenario)]] = &[
     echo::SCENARIOS,
+    errors::SCENARIOS,
     filter::SCENARIOS,
     flows::SCENARIOS,
     forward::SCENARIOS,
@@ -31,5 +32,4 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     jumbo::SCENARIOS,
     kernel::SCENARIOS,
     policy::SCENARIOS,
-    tracking::SCENARIOS,
 ];

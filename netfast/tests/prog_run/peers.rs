@@ -10,12 +10,29 @@ use crate::{ALL, bed};
 /// Reads frames as lines of hexadecimal digits; prints those whose checksums it would have written otherwise.
 const SCRIPT: &str = r#"
 import sys
-from scapy.all import Ether, IP, IPv6, TCP, UDP
+from scapy.all import Ether, ICMP, IP, IPv6, TCP, UDP
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6TimeExceeded
+errors = (ICMP, ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6TimeExceeded)
 checked = 0
 for number, line in enumerate(sys.stdin):
     frame = bytes.fromhex(line)
     seen = Ether(frame)
     again = Ether(frame)
+    # The packet inside an ICMP error is as its sender left it.
+    icmp = next((layer for layer in errors if layer in seen), None)
+    if icmp:
+        again[icmp].remove_payload()
+        again[icmp].add_payload(bytes(seen[icmp].payload))
+        field = "chksum" if icmp is ICMP else "cksum"
+        was = getattr(seen[icmp], field)
+        delattr(again[icmp], field)
+        if IP in again:
+            del again[IP].chksum
+        again = Ether(bytes(again))
+        checked += 1
+        if was != getattr(again[icmp], field) or (IP in seen and seen[IP].chksum != again[IP].chksum):
+            print("wrong:", number, icmp.__name__, line)
+        continue
     for layer in (IP, TCP, UDP):
         if layer in again and not (layer is UDP and again[layer].chksum == 0):
             del again[layer].chksum
