@@ -11,6 +11,11 @@ pub const ORIGINAL: u8 = 0;
 pub const REPLY: u8 = 1;
 
 /// State of a flow, as stored in [`Flow::state`].
+///
+/// The program does not see sequence numbers of cached packets, so it cannot tell a segment inside the window from one
+/// outside of it. Therefore no single segment ends a flow: a FIN or RST only shortens its idle time, a RST is taken back
+/// by the next segment of either side (RFC 6146 3.5.2.2, RFC 7857 2.2), and a flow whose handshake is not done is
+/// confirmed only by the one who knows the target's sequence number ([`acknowledges`]).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -20,7 +25,7 @@ pub enum State {
     TwoWay = 1,
     /// TCP: the client's SYN was seen.
     SynSent = 2,
-    /// TCP: the target's SYN ACK was seen.
+    /// TCP: the target's SYN was seen, too (with ACK, or without in a simultaneous open).
     SynReceived = 3,
     /// TCP: the handshake is done.
     Established = 4,
@@ -28,14 +33,20 @@ pub enum State {
     ClientClosed = 5,
     /// TCP: the target has sent FIN.
     TargetClosed = 6,
-    /// TCP: both have sent FIN.
+    /// TCP: both have sent FIN; or one has, and a RST came.
     BothClosed = 7,
-    /// TCP: either side has sent RST.
+    /// TCP: either side has sent RST after the handshake.
     Reset = 8,
+    /// TCP: the client's SYN was answered by RST.
+    Refused = 9,
+    /// TCP: a SYN came on a flow that was over. Its cached lines may still act.
+    Reopened = 10,
+    /// TCP: the target has sent SYN and FIN before the handshake was done (RFC 7413: data on the SYN can be answered so).
+    TargetClosedEarly = 11,
 }
 
 impl State {
-    /// The state of a stored number; unknown numbers are `Reset`, the shortest-lived one.
+    /// The state of a stored number; unknown numbers are `Reset`.
     #[inline(always)]
     pub const fn from_number(number: u8) -> State {
         match number {
@@ -47,6 +58,9 @@ impl State {
             5 => Self::ClientClosed,
             6 => Self::TargetClosed,
             7 => Self::BothClosed,
+            9 => Self::Refused,
+            10 => Self::Reopened,
+            11 => Self::TargetClosedEarly,
             _ => Self::Reset,
         }
     }
@@ -56,26 +70,36 @@ impl State {
         match self {
             Self::OneWay => "one-way",
             Self::TwoWay => "two-way",
-            Self::SynSent | Self::SynReceived => "opening",
+            Self::SynSent | Self::SynReceived | Self::Reopened | Self::TargetClosedEarly => "opening",
             Self::Established => "established",
             Self::ClientClosed | Self::TargetClosed | Self::BothClosed => "closing",
-            Self::Reset => "reset",
+            Self::Reset | Self::Refused => "reset",
         }
     }
 
-    /// Whether the flow belongs in the table of confirmed flows: a flood of openings never gets this far.
+    /// Whether the flow belongs in the table of confirmed flows: a flood of openings never gets this far. Only flows
+    /// in such a state are cached.
     #[inline(always)]
     pub const fn is_confirmed(self) -> bool {
-        !matches!(self, Self::OneWay | Self::SynSent | Self::SynReceived)
+        !matches!(
+            self,
+            Self::OneWay
+                | Self::SynSent
+                | Self::SynReceived
+                | Self::Refused
+                | Self::Reopened
+                | Self::TargetClosedEarly
+        )
     }
 
-    /// Whether a SYN may open the five-tuple anew (RFC 9293 3.6.1, RFC 7857 3).
+    /// Whether a SYN opens the five-tuple anew (RFC 9293 3.6.1, RFC 6191, RFC 7857 3).
     #[inline(always)]
     pub const fn may_reopen(self) -> bool {
-        matches!(self, Self::BothClosed | Self::Reset)
+        matches!(self, Self::BothClosed | Self::Reset | Self::Refused)
     }
 
-    /// State of a flow's first packet, if that packet may open a flow: any UDP datagram, a TCP SYN alone.
+    /// State of a flow's first packet, if that packet may open a flow: any UDP datagram, a TCP SYN alone (with data,
+    /// too: RFC 7413).
     #[inline(always)]
     pub const fn first(protocol: u8, flags: u8) -> Option<State> {
         if protocol != TCP {
@@ -87,38 +111,53 @@ impl State {
         }
     }
 
-    /// State after a packet of `direction` with TCP `flags`.
+    /// State after a packet of `direction` with TCP `flags`. `acknowledges`: a client's segment acknowledges the target's
+    /// SYN (see [`acknowledges`]); asked for while the handshake is not done.
     #[inline(always)]
     #[must_use]
-    pub const fn next(self, direction: u8, protocol: u8, flags: u8) -> State {
+    pub const fn next(self, direction: u8, protocol: u8, flags: u8, acknowledges: bool) -> State {
         if protocol != TCP {
             return if direction == REPLY { Self::TwoWay } else { self };
         }
-        if flags & RST != 0 {
-            return Self::Reset;
-        }
         let client = direction == ORIGINAL;
-        match self {
-            Self::SynSent if !client && flags & (SYN | ACK) == SYN | ACK => Self::SynReceived,
-            // Simultaneous open (RFC 9293 figure 8): the target's own SYN, without ACK.
-            Self::SynSent if !client && flags & SYN != 0 => Self::SynReceived,
-            Self::SynReceived if client && flags & ACK != 0 => {
-                if flags & FIN != 0 {
-                    Self::ClientClosed
-                } else {
-                    Self::Established
-                }
+        if flags & RST != 0 {
+            match self {
+                Self::SynSent => Self::Refused,
+                Self::Established | Self::Reopened => Self::Reset,
+                Self::ClientClosed | Self::TargetClosed => Self::BothClosed,
+                state => state,
             }
-            Self::Established if flags & FIN != 0 => {
-                if client {
-                    Self::ClientClosed
-                } else {
-                    Self::TargetClosed
-                }
+        } else if flags & SYN != 0 {
+            match self {
+                // Simultaneous open (RFC 9293 figure 8): the target's SYN may come without ACK.
+                Self::SynSent | Self::Refused | Self::Reopened if !client => Self::SynReceived,
+                Self::SynReceived if client && flags & ACK != 0 && acknowledges => Self::Established,
+                Self::TargetClosedEarly if client && flags & ACK != 0 && acknowledges => Self::TargetClosed,
+                Self::Refused if flags & ACK == 0 => Self::SynSent,
+                Self::BothClosed | Self::Reset if client && flags & ACK == 0 => Self::Reopened,
+                state => state,
             }
-            Self::ClientClosed if !client && flags & FIN != 0 => Self::BothClosed,
-            Self::TargetClosed if client && flags & FIN != 0 => Self::BothClosed,
-            state => state,
+        } else if flags & FIN != 0 {
+            match self {
+                Self::SynReceived if client && acknowledges => Self::ClientClosed,
+                Self::SynReceived if !client => Self::TargetClosedEarly,
+                Self::TargetClosedEarly if client && acknowledges => Self::BothClosed,
+                Self::Established | Self::Reset if client => Self::ClientClosed,
+                Self::Established | Self::Reset => Self::TargetClosed,
+                Self::ClientClosed if !client => Self::BothClosed,
+                Self::TargetClosed if client => Self::BothClosed,
+                state => state,
+            }
+        } else {
+            match self {
+                Self::SynReceived if client && acknowledges => Self::Established,
+                Self::TargetClosedEarly if client && acknowledges => Self::TargetClosed,
+                // The RST was not taken by the one it was sent to (RFC 5961 3: it answers by an ACK), or it was forged.
+                Self::Reset => Self::Established,
+                // A client that had sent the SYN itself would not send this before the target's SYN.
+                Self::Reopened if client => Self::Established,
+                state => state,
+            }
         }
     }
 
@@ -128,12 +167,26 @@ impl State {
         match self {
             Self::OneWay => timeouts.udp_one_way,
             Self::TwoWay => timeouts.udp,
-            Self::SynSent | Self::SynReceived => timeouts.tcp.opening,
+            Self::SynSent | Self::SynReceived | Self::Reopened | Self::TargetClosedEarly => {
+                timeouts.tcp.opening
+            }
             Self::Established => timeouts.tcp.established,
-            Self::ClientClosed | Self::TargetClosed | Self::BothClosed => timeouts.tcp.closing,
-            Self::Reset => timeouts.tcp.reset,
+            Self::ClientClosed | Self::TargetClosed => timeouts.tcp.half_closed,
+            Self::BothClosed => timeouts.tcp.closing,
+            Self::Reset | Self::Refused => timeouts.tcp.reset,
         }
     }
+}
+
+/// Bytes beyond its SYN that a target may have sent, and a client acknowledged, before the client's first
+/// acknowledgement is seen: answers to data on the SYN (RFC 7413), and packets that overtake others.
+pub const EARLY_BYTES: u32 = 1 << 17;
+
+/// Whether an acknowledgement number can be the one of a client that has seen the target's SYN with number
+/// `target_syn` (RFC 9293 3.10.7.4). Of those who guess, one in 32,768 is right.
+#[inline(always)]
+pub const fn acknowledges(acknowledgement: u32, target_syn: u32) -> bool {
+    acknowledgement.wrapping_sub(target_syn).wrapping_sub(1) < EARLY_BYTES
 }
 
 /// Jiffies since `then`, 0 if `then` lies up to 2^31 jiffies ahead (another CPU's clock, a race).

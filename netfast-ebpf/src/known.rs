@@ -117,7 +117,10 @@ fn original(
         Err(outcome) => return Found::Decided(outcome),
     };
     // A SYN on a closed flow opens it anew with the same translation: cached lines of it stay right.
-    let next = if reopens { State::SynSent } else { state.next(ORIGINAL, packet.key.protocol, packet.flags) };
+    // SAFETY: see `packet`.
+    let acknowledges = flow::acknowledges(packet.acknowledgement, unsafe { (*twin).created });
+    let next = state.next(ORIGINAL, packet.key.protocol, packet.flags, acknowledges);
+    let next = scratch.settle(next);
     // SAFETY: see `packet`.
     unsafe {
         (*entry).state = next as u8;
@@ -143,8 +146,11 @@ fn reply(
     scratch.reply_key = packet.key;
     scratch.original_key = flow::reverse(&scratch.flow.translated);
     let Some(authority) = lookup(&scratch.original_key, confirmed) else {
-        let _ = HALF_OPEN.remove(&packet.key);
-        let _ = FLOWS.remove(&packet.key);
+        // Not while cached lines may act: nobody else is to get its source port until then.
+        if flow::elapsed(run.now, scratch.flow.last_seen) > run.line_jiffies() {
+            let _ = HALF_OPEN.remove(&packet.key);
+            let _ = FLOWS.remove(&packet.key);
+        }
         return Found::Nothing;
     };
     // SAFETY: see `packet`.
@@ -181,9 +187,14 @@ fn reply(
         Ok(way) => way,
         Err(outcome) => return Found::Decided(outcome),
     };
-    let next = State::from_number(original.state).next(REPLY, packet.key.protocol, packet.flags);
+    let next = State::from_number(original.state).next(REPLY, packet.key.protocol, packet.flags, false);
+    let next = scratch.settle(next);
     // SAFETY: see `packet`.
     unsafe {
+        if matches!(next, State::SynReceived) && packet.flags & SYN != 0 {
+            // What the client's acknowledgement is held to. A target that makes its numbers anew (SYN cookies) may send another.
+            (*entry).created = packet.sequence;
+        }
         (*authority).state = next as u8;
         (*authority).last_seen = run.now;
     }

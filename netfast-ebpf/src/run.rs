@@ -33,6 +33,12 @@ impl Run<'_> {
         self.generation & 1
     }
 
+    /// Jiffies after which no cached line acts that was made before.
+    #[inline(always)]
+    pub const fn line_jiffies(&self) -> u32 {
+        (self.config.line_lifetime + 1) << (self.config.stamp_shift & 31)
+    }
+
     /// Whether the interface is one that the agent has announced.
     #[inline(always)]
     pub const fn is_known(&self) -> bool {

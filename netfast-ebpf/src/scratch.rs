@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::bpf_fib_lookup;
 use netfast_common::{
     abi::{Flow, FlowKey, HopKey, NextHop},
+    flow::State,
     wire::Packet,
 };
 
@@ -45,8 +46,21 @@ pub struct Scratch {
     pub allowed: u32,
     /// 1: the packet's flow has just ended because its forward was removed.
     pub ended: u32,
+    /// See [`Scratch::settle`].
+    pub state: u32,
     /// Second (in stamps) of the log gate.
     pub log_second: u32,
     /// Lines logged in that second.
     pub log_count: u32,
+}
+
+impl Scratch {
+    /// Returns `state`, and makes the verifier forget which one it is: it would follow what comes after once for each
+    /// state that a flow may have got into.
+    #[inline(always)]
+    pub fn settle(&mut self, state: State) -> State {
+        self.state = state as u32;
+        // SAFETY: a valid reference. Volatile, so that the compiler does not put in what it has just written.
+        State::from_number(unsafe { core::ptr::read_volatile(&self.state) } as u8)
+    }
 }

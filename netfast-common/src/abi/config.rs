@@ -64,9 +64,11 @@ pub struct TcpTimeouts {
     pub opening: u32,
     /// Established.
     pub established: u32,
-    /// A FIN was seen.
+    /// One side has sent FIN (RFC 6146 3.5.2.2: the other one may go on for as long as it likes).
+    pub half_closed: u32,
+    /// Both sides have sent FIN.
     pub closing: u32,
-    /// A RST was seen.
+    /// A RST was seen (RFC 7857 2.2: 4 min).
     pub reset: u32,
 }
 
@@ -123,4 +125,4 @@ impl PolicyClass {
     ];
 }
 
-pod!(Config => 112);
+pod!(Config => 116);

@@ -125,6 +125,37 @@ pub struct FilterEntry {
     pub reserved: [u32; 3],
 }
 
+/// Rules with [`FILTER_LIMIT`] in a rule set.
+pub const MAX_FILTER_LIMITS: u32 = 4_096;
+
+/// [`FilterEntry::argument`] of [`FILTER_REJECT`]: TCP is reset, the rest told that the port is unreachable.
+pub const REJECT_USUAL: u32 = 0;
+/// [`FilterEntry::argument`]: TCP RST.
+pub const REJECT_TCP_RESET: u32 = 1;
+/// [`FilterEntry::argument`]: ICMP port unreachable.
+pub const REJECT_PORT: u32 = 2;
+/// [`FilterEntry::argument`]: ICMP administratively prohibited.
+pub const REJECT_ADMIN: u32 = 3;
+
+/// What a rule with [`FILTER_LIMIT`] lets through: element `slot * MAX_FILTER_LIMITS + argument` of the map
+/// `FILTER_RATES`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FilterRate {
+    /// Packets or bytes a second.
+    pub rate: u64,
+    /// Packets or bytes that may come at once.
+    pub burst: u64,
+    /// Number of the rule: a bucket that was another rule's begins anew.
+    pub number: u32,
+    /// 1: bytes of frames, 0: packets.
+    pub bytes: u8,
+    /// 1: each source address has a bucket, 0: the rule has one.
+    pub per_source: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
 /// [`super::RuleSet::filter_flags`]: there are rules to ask.
 pub const FILTER_ASK: u32 = 1;
 /// There are rules that go on (count, limit).
@@ -134,4 +165,4 @@ pub const FILTER_TCP_FLAGS: u32 = 4;
 /// Some rule on TCP flags can speak of segments without SYN, FIN and RST: TCP flows are not cached.
 pub const FILTER_TCP_PLAIN: u32 = 8;
 
-pod!(FilterCell => 64, FilterHead => 64, FilterEntry => 32);
+pod!(FilterCell => 64, FilterHead => 64, FilterEntry => 32, FilterRate => 24);

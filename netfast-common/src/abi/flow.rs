@@ -31,7 +31,8 @@ pub struct Flow {
     /// Jiffies (low 32 bits) of the last packet that reached the table, either direction. Original entry only. It lags
     /// by up to the lifetime of a cached line.
     pub last_seen: u32,
-    /// Jiffies (low 32 bits) at creation. Original entry only.
+    /// Jiffies (low 32 bits) at creation. In the reply entry: sequence number of the target's last SYN (host order),
+    /// once there was one.
     pub created: u32,
     /// Generation under which the filter last allowed the flow. Original entry only.
     pub generation: u32,

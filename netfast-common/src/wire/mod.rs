@@ -80,6 +80,10 @@ pub struct Packet {
     pub ttl: u8,
     /// TCP flags, 0 for anything else.
     pub flags: u8,
+    /// TCP sequence number (host order), 0 for anything else.
+    pub sequence: u32,
+    /// TCP acknowledgement number (host order), whether or not the flag ACK is set; 0 for anything else.
+    pub acknowledgement: u32,
     /// Length of the IP packet in bytes, headers included; what follows it in the frame is padding.
     pub length: u32,
     /// Fragmentation.

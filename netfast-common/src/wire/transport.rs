@@ -23,6 +23,8 @@ pub(super) fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet, length: usiz
             packet.key.source_port = [header[0], header[1]];
             packet.key.destination_port = [header[2], header[3]];
             packet.flags = header[13];
+            packet.sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            packet.acknowledgement = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
         }
         UDP => {
             if length < 8 {

@@ -316,6 +316,7 @@ fn settings() -> Settings {
             udp_one_way: forever,
             tcp_opening: forever,
             tcp_established: forever,
+            tcp_half_closed: forever,
             tcp_closing: forever,
             tcp_reset: forever,
         },

@@ -115,7 +115,7 @@ async fn run_async(config: &AgentConfig, options: Options) -> Result<(), AgentEr
     let signals = Signals::new().map_err(AgentError::Runtime)?;
     let _lock = lock::Lock::take(&config.agent.run_dir)?;
     let (datapath, warnings) = tokio::task::block_in_place(|| Datapath::open(&datapath_options(config)))?;
-    for warning in warnings {
+    for warning in warnings.into_iter().chain(config.warnings()) {
         tracing::warn!("{warning}");
     }
     let datapath = Arc::new(datapath);
@@ -209,6 +209,7 @@ pub(crate) fn settings(config: &AgentConfig) -> Settings {
             udp_one_way: timeouts.udp_one_way,
             tcp_opening: timeouts.tcp_opening,
             tcp_established: timeouts.tcp_established,
+            tcp_half_closed: timeouts.tcp_half_closed,
             tcp_closing: timeouts.tcp_closing,
             tcp_reset: timeouts.tcp_reset,
         },

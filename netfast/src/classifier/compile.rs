@@ -58,7 +58,7 @@ const RESERVE: u32 = 24;
 /// Why rules are refused. The set that is live stays live.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// A number is beyond the tables, or there twice.
+    /// A number is beyond the tables, or there twice with different conditions or actions.
     #[error("rule {} has number {number}: {limit} numbers fit ([tables] filter_rules in agent.toml)", rule + 1)]
     Number {
         /// Position of the rule.
@@ -162,12 +162,14 @@ fn orders(count: usize) -> Vec<u32> {
     (1..=count as u32).map(|at| at * room).collect()
 }
 
+/// Rules of one number are matches of one rule: they must have one entry.
 fn numbers(rules: &[Rule], limits: &Limits) -> Result<(), Refused> {
     let limit = limits.numbers.min(MAX_FILTER_NUMBERS);
-    let mut seen = vec![false; limit as usize];
+    let mut seen: Vec<u32> = vec![u32::MAX; limit as usize];
     for (at, rule) in rules.iter().enumerate() {
         match seen.get_mut(rule.number as usize) {
-            Some(seen) if !*seen => *seen = true,
+            Some(first) if *first == u32::MAX => *first = at as u32,
+            Some(first) if rules[*first as usize].entry() == rule.entry() => {}
             _ => return Err(Refused::Number { rule: at, number: rule.number, limit }),
         }
     }

@@ -38,11 +38,11 @@ impl Compiled {
         let numbers = limits.numbers;
         if new.clone().any(|at| {
             rules[at].number >= numbers
-                || self
-                    .rules
-                    .iter()
-                    .enumerate()
-                    .any(|(old, rule)| rule.number == rules[at].number && !gone.contains(&old))
+                || self.rules.iter().enumerate().any(|(old, rule)| {
+                    rule.number == rules[at].number
+                        && !gone.contains(&old)
+                        && rule.entry() != rules[at].entry()
+                })
         }) {
             return None;
         }

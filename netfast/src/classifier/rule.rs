@@ -111,7 +111,8 @@ impl Action {
 /// A rule. Of a list of rules the first one that matches decides; those that [go on](Action::goes_on) do not decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rule {
-    /// Number of the rule, below [`abi::MAX_FILTER_NUMBERS`]: index of its counter and entry. It stays with the rule.
+    /// Number of the rule, below [`abi::MAX_FILTER_NUMBERS`]: index of its counter and entry. It stays with the rule. Several
+    /// matches of one rule (lists, sets) have one number; then what stands in the entry is the same.
     pub number: u32,
     /// IP version 4 or 6, 0 for both; what addresses say goes before it.
     pub version: u8,

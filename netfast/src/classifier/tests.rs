@@ -303,7 +303,10 @@ fn what_cannot_be_told_apart_is_refused_with_the_rule() {
     let error = compile(&rules, &Limits::default()).unwrap_err();
     assert!(matches!(error, Refused::Steps { rule: 199, .. }), "{error:?}");
     assert!(error.to_string().starts_with("rule 200 overlaps too many"), "{error}");
+    // Matches of one rule have one number, and one entry.
     let twice = [drop(1, [1, 1]), drop(1, [2, 2])];
+    assert!(compile(&twice, &Limits::default()).is_ok());
+    let twice = [drop(1, [1, 1]), Rule { ifindex: 7, ..drop(1, [2, 2]) }];
     assert!(matches!(compile(&twice, &Limits::default()), Err(Refused::Number { rule: 1, number: 1, .. })));
     let limits = Limits { cells: 8, ..Limits::default() };
     let many: Vec<Rule> = (0..1000).map(|number| drop(number, [number as u16; 2])).collect();

@@ -51,12 +51,12 @@ impl Check {
         let (kind, warnings, what) = if self.agent || is_agent(&self.file, &text) {
             let config = AgentConfig::parse(&name, &text)?;
             let mut what = plural(config.interfaces.len() as u64, "interface");
-            let mut warnings = Vec::new();
+            let mut warnings = config.warnings();
             if let Some(path) = &config.rules_file {
                 // The agent would refuse the one with the other.
                 if path.exists() {
                     let rules = files::rules(path)?;
-                    warnings = check::warnings(&rules);
+                    warnings.extend(check::warnings(&rules));
                     what = format!("{what}; {}: {}", path.display(), contents(&rules));
                 } else {
                     warnings.push(format!("rules_file {} does not exist", path.display()));

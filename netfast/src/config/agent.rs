@@ -167,7 +167,7 @@ pub struct Timeouts {
     /// UDP with packets both ways (RFC 4787 REQ-5: 5 min).
     #[serde(deserialize_with = "duration::deserialize")]
     pub udp: Duration,
-    /// UDP with packets one way only.
+    /// UDP with packets one way only (RFC 4787 REQ-5: no less than 2 min).
     #[serde(deserialize_with = "duration::deserialize")]
     pub udp_one_way: Duration,
     /// TCP handshake (RFC 5382 REQ-5: 4 min).
@@ -176,10 +176,13 @@ pub struct Timeouts {
     /// Established TCP (RFC 5382 REQ-5: 2 h 4 min).
     #[serde(deserialize_with = "duration::deserialize")]
     pub tcp_established: Duration,
-    /// TCP after a FIN (RFC 5382 REQ-5: 4 min).
+    /// TCP after a FIN of one side (RFC 6146 3.5.2.2: as established).
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub tcp_half_closed: Duration,
+    /// TCP after a FIN of both (RFC 5382 REQ-5: 4 min).
     #[serde(deserialize_with = "duration::deserialize")]
     pub tcp_closing: Duration,
-    /// TCP after a RST.
+    /// TCP after a RST (RFC 7857 2.2: 4 min).
     #[serde(deserialize_with = "duration::deserialize")]
     pub tcp_reset: Duration,
 }
@@ -189,11 +192,12 @@ impl Default for Timeouts {
         let seconds = Duration::from_secs;
         Self {
             udp: seconds(300),
-            udp_one_way: seconds(30),
+            udp_one_way: seconds(120),
             tcp_opening: seconds(240),
             tcp_established: seconds(7_440),
+            tcp_half_closed: seconds(7_440),
             tcp_closing: seconds(240),
-            tcp_reset: seconds(10),
+            tcp_reset: seconds(240),
         }
     }
 }
@@ -338,6 +342,11 @@ impl AgentConfig {
         if report.problems.is_empty() { Ok(config) } else { Err(report) }
     }
 
+    /// What works, but is hardly meant or not what the RFCs ask for: a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        self.timeouts.advice()
+    }
+
     /// What cannot work although it has the right form: paths of keys and what is wrong there.
     fn problems(&self) -> Vec<(Vec<Step>, String)> {
         let mut problems = Vec::new();
@@ -417,10 +426,11 @@ impl Timeouts {
         for (key, time, least) in [
             ("udp", self.udp, MIN_TIMEOUT),
             ("udp_one_way", self.udp_one_way, second),
-            ("tcp_opening", self.tcp_opening, second),
+            ("tcp_opening", self.tcp_opening, MIN_TIMEOUT),
             ("tcp_established", self.tcp_established, MIN_TIMEOUT),
+            ("tcp_half_closed", self.tcp_half_closed, MIN_TIMEOUT),
             ("tcp_closing", self.tcp_closing, MIN_TIMEOUT),
-            ("tcp_reset", self.tcp_reset, second),
+            ("tcp_reset", self.tcp_reset, MIN_TIMEOUT),
         ] {
             if time < least || time > MAX_TIMEOUT {
                 let (time, least, most) =
@@ -428,6 +438,27 @@ impl Timeouts {
                 add(key, format!("{key} = {time:?} is not in {least} to {most}"));
             }
         }
+    }
+
+    /// What works, but is shorter than the RFCs ask for: a sentence for each key.
+    fn advice(&self) -> Vec<String> {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        [
+            ("udp", self.udp, minutes(2), "RFC 4787 REQ-5"),
+            ("udp_one_way", self.udp_one_way, minutes(2), "RFC 4787 REQ-5"),
+            ("tcp_opening", self.tcp_opening, minutes(4), "RFC 5382 REQ-5"),
+            ("tcp_established", self.tcp_established, minutes(124), "RFC 5382 REQ-5"),
+            ("tcp_half_closed", self.tcp_half_closed, minutes(4), "RFC 5382 REQ-5"),
+            ("tcp_closing", self.tcp_closing, minutes(4), "RFC 5382 REQ-5"),
+            ("tcp_reset", self.tcp_reset, minutes(4), "RFC 7857 2.2"),
+        ]
+        .into_iter()
+        .filter(|(_, time, least, _)| time < least)
+        .map(|(key, time, least, rfc)| {
+            let (time, least) = (duration::format(time), duration::format(least));
+            format!("[timeouts] {key} = {time:?} is less than the {least} of {rfc}: flows that are in use may be cut")
+        })
+        .collect()
     }
 }
 

@@ -118,7 +118,7 @@ impl Datapath {
     ///
     /// If a table cannot be read or written.
     pub fn flush_flows(&self, filter: &FlowFilter, names: ForwardNames<'_>) -> Result<u64, DatapathError> {
-        self.for_each_flow(filter, names, |table, key, flow, _, _, _| self.delete_flow(table, key, flow))
+        self.for_each_flow(filter, names, |table, key, flow, _, _, _| self.end_flow(table, key, flow))
     }
 }
 

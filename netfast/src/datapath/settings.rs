@@ -17,7 +17,9 @@ pub struct Idle {
     pub tcp_opening: Duration,
     /// TCP established.
     pub tcp_established: Duration,
-    /// TCP after a FIN.
+    /// TCP after a FIN of one side.
+    pub tcp_half_closed: Duration,
+    /// TCP after a FIN of both.
     pub tcp_closing: Duration,
     /// TCP after a RST.
     pub tcp_reset: Duration,
@@ -63,8 +65,10 @@ fn times(idle: &Idle, hz: u32) -> (Timeouts, u32) {
     let idle = Idle {
         udp: confirmed(idle.udp),
         udp_one_way: idle.udp_one_way,
-        tcp_opening: idle.tcp_opening,
+        // A flow that is opened anew may have cached lines.
+        tcp_opening: confirmed(idle.tcp_opening),
         tcp_established: confirmed(idle.tcp_established),
+        tcp_half_closed: confirmed(idle.tcp_half_closed),
         tcp_closing: confirmed(idle.tcp_closing),
         tcp_reset: confirmed(idle.tcp_reset),
     };
@@ -74,13 +78,15 @@ fn times(idle: &Idle, hz: u32) -> (Timeouts, u32) {
         tcp: TcpTimeouts {
             opening: jiffies(idle.tcp_opening, hz),
             established: jiffies(idle.tcp_established, hz),
+            half_closed: jiffies(idle.tcp_half_closed, hz),
             closing: jiffies(idle.tcp_closing, hz),
             reset: jiffies(idle.tcp_reset, hz),
         },
     };
-    let shortest = [timeouts.udp, timeouts.tcp.established, timeouts.tcp.closing].into_iter().min();
-    // A flow that was reset gets no line any more: those it had need only be void before it expires.
-    let units = (shortest.unwrap_or_default() / 4).min(timeouts.tcp.reset / 2) >> stamp_shift(hz);
+    let TcpTimeouts { opening, established, half_closed, closing, reset } = timeouts.tcp;
+    let shortest = timeouts.udp.min(established).min(half_closed).min(closing);
+    // A flow that was reset, or that is opened anew, gets no lines: those it had need only be void before it expires.
+    let units = (shortest / 4).min(reset / 2).min(opening / 2) >> stamp_shift(hz);
     (timeouts, units.clamp(1, LONGEST_LINE))
 }
 
@@ -97,6 +103,12 @@ pub(super) fn write(datapath: &Datapath, settings: &Settings) {
     let hz = datapath.clock.hz();
     let (timeouts, line_lifetime) = times(&settings.idle, hz);
 
+    let generation = datapath.generation();
+    if generation != 0 && line_lifetime > config.load32(0, offset_of!(Config, line_lifetime)) {
+        // A line that has been void must not act again: another flow may have its source port. Two generations on is the
+        // same slot.
+        store(offset_of!(Config, generation), generation.wrapping_add(2).max(2));
+    }
     store(offset_of!(Config, hz), hz);
     store(offset_of!(Config, stamp_shift), stamp_shift(hz));
     store(offset_of!(Config, line_lifetime), line_lifetime);
@@ -111,6 +123,7 @@ pub(super) fn write(datapath: &Datapath, settings: &Settings) {
     let tcp = base + offset_of!(Timeouts, tcp);
     store(tcp + offset_of!(TcpTimeouts, opening), timeouts.tcp.opening);
     store(tcp + offset_of!(TcpTimeouts, established), timeouts.tcp.established);
+    store(tcp + offset_of!(TcpTimeouts, half_closed), timeouts.tcp.half_closed);
     store(tcp + offset_of!(TcpTimeouts, closing), timeouts.tcp.closing);
     store(tcp + offset_of!(TcpTimeouts, reset), timeouts.tcp.reset);
     for (class, policy) in settings.policies.iter().enumerate() {
@@ -179,11 +192,12 @@ mod tests {
 
     const IDLE: Idle = Idle {
         udp: Duration::from_secs(300),
-        udp_one_way: Duration::from_secs(30),
+        udp_one_way: Duration::from_secs(120),
         tcp_opening: Duration::from_secs(240),
         tcp_established: Duration::from_secs(7440),
+        tcp_half_closed: Duration::from_secs(7440),
         tcp_closing: Duration::from_secs(240),
-        tcp_reset: Duration::from_secs(10),
+        tcp_reset: Duration::from_secs(240),
     };
 
     #[test]
@@ -197,12 +211,18 @@ mod tests {
     #[test]
     fn a_line_is_void_long_before_the_shortest_flow_expires() {
         for hz in [100, 250, 300, 1000] {
-            for reset in [1, 4, 10, 60, 240] {
-                let idle = Idle { tcp_reset: Duration::from_secs(reset), ..IDLE };
+            for reset in [1, 4, 10, 60, 240, 249] {
+                let idle = Idle {
+                    tcp_reset: Duration::from_secs(reset),
+                    tcp_opening: Duration::from_secs(250 - reset),
+                    ..IDLE
+                };
                 let (timeouts, lifetime) = times(&idle, hz);
                 assert!((1..=LONGEST_LINE).contains(&lifetime));
                 let worst = (lifetime + 1) << stamp_shift(hz);
-                assert!(worst < timeouts.tcp.reset, "{hz} Hz, {reset} s: {worst} of {}", timeouts.tcp.reset);
+                for time in [timeouts.tcp.reset, timeouts.tcp.opening] {
+                    assert!(worst < time, "{hz} Hz, {reset} s: {worst} of {time}");
+                }
             }
         }
     }

@@ -134,6 +134,23 @@ impl Datapath {
         Ok(())
     }
 
+    /// Ends a living flow. Cached lines of it may still act: therefore its reply entry stays, and with it the source port,
+    /// until they cannot; then a sweep takes it as an orphan.
+    pub(super) fn end_flow(&self, table: Table, key: &FlowKey, flow: &Flow) -> io::Result<()> {
+        let (map, reply) = (self.table(table), reverse(&flow.translated));
+        let now = self.clock.now().map_err(io::Error::other)?;
+        if let Some(entry) = sys::lookup::<FlowKey, Flow>(map, &reply)?
+            && reverse(&entry.translated) == *key
+        {
+            let entry = Flow { last_seen: now, ..entry };
+            match sys::update(map, &reply, &entry, sys::Existing::Only) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        sys::delete(map, key).map(drop)
+    }
+
     /// Uids of the live rule set's forwards, by index.
     fn live_forwards(&self) -> Vec<u32> {
         let base = (self.generation() & 1) * MAX_FORWARDS;

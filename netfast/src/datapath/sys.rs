@@ -110,6 +110,8 @@ pub(super) enum Existing {
     Replace = 0,
     /// Fail with EEXIST.
     Keep = 1,
+    /// Replace; fail with ENOENT if it does not exist.
+    Only = 2,
 }
 
 /// Writes an element.

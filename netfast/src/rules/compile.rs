@@ -14,7 +14,7 @@ use crate::api::types::{
 
 mod filters;
 
-pub use filters::NO_INTERFACE;
+pub use filters::{Expanded, MAX_LIMITS, NO_INTERFACE, expand};
 
 use super::{
     diff,

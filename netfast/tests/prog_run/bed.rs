@@ -15,7 +15,10 @@ use std::{
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use netfast::{
     config,
-    datapath::sandbox::{Ran, SMALL_TABLES, Sandbox, mac_of},
+    datapath::{
+        TableSizes,
+        sandbox::{Ran, SMALL_TABLES, Sandbox, mac_of},
+    },
 };
 use netfast_common::{Reason, Verdict, abi::NextHop};
 
@@ -54,7 +57,7 @@ pub fn run(scenario: Scenario) -> Vec<Vec<u8>> {
     let worker = WORKER.get_or_init(|| {
         let (sender, jobs) = channel::<Job>();
         thread::spawn(move || {
-            let mut bed = Bed::new();
+            let mut bed = Bed::with(SMALL_TABLES);
             for (scenario, answer) in jobs {
                 bed.left.clear();
                 bed.sandbox.reset().unwrap();
@@ -85,8 +88,9 @@ macro_rules! scenarios {
 pub(crate) use scenarios;
 
 impl Bed {
-    fn new() -> Self {
-        let mut sandbox = Sandbox::enter(SMALL_TABLES).unwrap();
+    /// A bed of its own, for the thread that asks.
+    pub fn with(tables: TableSizes) -> Self {
+        let mut sandbox = Sandbox::enter(tables).unwrap();
         sandbox.add_interface("nf-client", CLIENT_SIDE.0, CLIENT_SIDE.1).unwrap();
         sandbox.add_interface("nf-target", TARGET_SIDE.0, TARGET_SIDE.1).unwrap();
         sandbox.ip(&format!("link add nf-unknown index {UNKNOWN_SIDE} type veth peer name p12")).unwrap();

@@ -144,9 +144,13 @@ fn a_syn_reopens_a_closed_connection(bed: &mut Bed) {
     assert_eq!((true, State::Established), state(bed));
     bed.nat("RST", &data.flags(RST), WEB.1);
     let again = bed.nat("the same client comes again", &data.flags(SYN).payload(b""), WEB.1);
-    assert_eq!((true, State::SynSent), state(bed));
+    assert_eq!((true, State::Reopened), state(bed));
     assert_eq!(sent.source, again.source, "lines of the old connection stay right");
     bed.replied("SYN ACK", &data, &again.answer().flags(SYN | ACK).payload(b""));
+    bed.nat("ACK, by a line of the old connection", &data.payload(b""), WEB.1);
+    bed.sandbox.pass(Duration::from_secs(20)).unwrap();
+    bed.nat("ACK", &data.payload(b""), WEB.1);
+    assert_eq!((true, State::Established), state(bed));
     bed.nat("RST", &data.flags(RST), WEB.1);
     bed.rules(&format!("{}{}", web(), forward("dns", "udp", "192.0.2.10:53", "nat", "10.0.0.53:53")));
     bed.nat("and again, under new rules", &data.flags(SYN).payload(b""), WEB.1);
@@ -253,16 +257,11 @@ fn two_flows_cannot_be_one(bed: &mut Bed) {
 
 fn idle_flows_die(bed: &mut Bed) {
     bed.rules(&format!("{}{}", web(), forward("dns", "udp", "192.0.2.10:53", "nat", "10.0.0.53:53")));
-    let short = Duration::from_millis(40);
-    bed.sandbox.configure(|settings| {
-        settings.idle.udp_one_way = short;
-        settings.idle.tcp_opening = short;
-    });
     let query = udp("198.51.100.1:5014", "192.0.2.10:53");
     let sent = bed.nat("query", &query, "10.0.0.53:53");
     let syn = tcp("198.51.100.1:5014", WEB.0, SYN);
     let opened = bed.nat("SYN", &syn, WEB.1);
-    std::thread::sleep(short * 2);
+    bed.sandbox.pass(Duration::from_secs(242)).unwrap();
     let late = sent.answer().bytes();
     bed.expect_on("nothing revives a dead flow", TARGET_SIDE.0, &late, Pass, NoService);
     let late = opened.answer().flags(SYN | ACK).bytes();
@@ -280,6 +279,7 @@ fn half_a_flow_is_none(bed: &mut Bed) {
     };
     let sent = bed.nat("query", &query, "10.0.0.53:53");
     bed.sandbox.forget_entry(&entry(bed, ORIGINAL)).unwrap();
+    bed.sandbox.pass(Duration::from_secs(20)).unwrap();
     let answer = sent.answer().bytes();
     bed.expect_on("a reply entry that leads nowhere", TARGET_SIDE.0, &answer, Pass, NoService);
     assert!(bed.sandbox.flows().unwrap().is_empty(), "it is taken away");

@@ -50,6 +50,8 @@ pub struct Frame {
     pub fragment: Option<(u16, bool)>,
     pub extensions: Vec<Extension>,
     pub transport: Transport,
+    /// TCP sequence number, and the acknowledgement number of segments with ACK.
+    pub numbers: (u32, u32),
     pub payload: Vec<u8>,
     /// Bytes after the IP packet.
     pub padding: usize,
@@ -74,6 +76,7 @@ pub fn udp(source: &str, destination: &str) -> Frame {
         fragment: None,
         extensions: Vec::new(),
         transport: Transport::Udp,
+        numbers: (1000, 1001),
         payload: b"the quick brown fox jumps over the lazy dog".to_vec(),
         padding: 0,
     }
@@ -238,9 +241,10 @@ impl Frame {
                 header.to_bytes().to_vec()
             }
             Transport::Tcp(flags) => {
-                let mut header = TcpHeader::new(source, destination, 1000, 65_000);
+                let mut header = TcpHeader::new(source, destination, self.numbers.0, 65_000);
                 header.syn = flags & SYN != 0;
                 header.ack = flags & ACK != 0;
+                header.acknowledgment_number = if header.ack { self.numbers.1 } else { 0 };
                 header.fin = flags & FIN != 0;
                 header.rst = flags & RST != 0;
                 header.checksum = match (self.source.ip(), self.destination.ip()) {

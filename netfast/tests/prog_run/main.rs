@@ -20,6 +20,7 @@ mod mutate;
 mod peers;
 mod policy;
 mod random;
+mod tracking;
 
 /// All scenarios, for tests that look at everything that left.
 const ALL: &[&[(&str, bed::Scenario)]] = &[
@@ -32,4 +33,5 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     jumbo::SCENARIOS,
     kernel::SCENARIOS,
     policy::SCENARIOS,
+    tracking::SCENARIOS,
 ];

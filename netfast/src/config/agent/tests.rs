@@ -49,8 +49,9 @@ fn every_key() {
         udp_one_way = "1m"
         tcp_opening = "10s"
         tcp_established = "2h4m"
+        tcp_half_closed = "1m"
         tcp_closing = "30s"
-        tcp_reset = "1s"
+        tcp_reset = "8s"
         [limits]
         errors_per_second = 50
         [policy]
@@ -131,4 +132,21 @@ fn errors_point_at_their_place() {
         assert!(lines[0].starts_with(message), "\n  told: {}\n  want: {message}", lines[0]);
     }
     assert_eq!(told("[tables]\nflows = 7\nhalf_open = 7").len(), 2);
+}
+
+#[test]
+fn times_shorter_than_the_rfcs_allow_are_told() {
+    let warnings = |text: &str| AgentConfig::parse("agent.toml", text).unwrap().warnings();
+    assert_eq!(warnings(""), Vec::<String>::new(), "the defaults are those of the RFCs");
+    let exact = "[timeouts]\nudp = \"2m\"\nudp_one_way = \"2m\"\ntcp_half_closed = \"4m\"";
+    assert_eq!(warnings(exact), Vec::<String>::new(), "the least that is allowed");
+    let told = warnings("[timeouts]\nudp = \"119s\"\ntcp_established = \"1h\"\ntcp_reset = \"10s\"");
+    assert_eq!(3, told.len(), "{told:?}");
+    for (sentence, parts) in told.iter().zip([
+        ["udp = \"1m59s\"", "2m", "RFC 4787"],
+        ["tcp_established = \"1h\"", "2h4m", "RFC 5382"],
+        ["tcp_reset = \"10s\"", "4m", "RFC 7857"],
+    ]) {
+        assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
+    }
 }

@@ -1,8 +1,11 @@
 //! Looking into the flow tables and the flow cache, and taking things out of them.
 
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, time::Duration};
 
-use netfast_common::abi::{self, Flow, FlowKey};
+use netfast_common::{
+    abi::{self, Config, Flow, FlowKey},
+    flow::ORIGINAL,
+};
 use nix::sched::sched_getcpu;
 
 use super::{Sandbox, SandboxError};
@@ -70,6 +73,51 @@ impl Sandbox {
         for set in cpu * stride6..(cpu + 1) * stride6 {
             sys::update(cache.as_fd(), &set, &abi::CacheSet6::default(), sys::Existing::Replace)
                 .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Lets time pass, in units of about a second (rounded up): flows and the cached lines of this CPU become older by so
+    /// much, as if nothing had come meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If a table cannot be read or written.
+    pub fn pass(&self, time: Duration) -> Result<(), SandboxError> {
+        let failed = |error| DatapathError::Kernel { call: "ageing of the sandbox", error };
+        let hz = u128::from(self.datapath.clock.hz());
+        let config: Config = self.datapath.maps.config.get(0).unwrap_or_default();
+        let unit = 1u32 << (config.stamp_shift & 31);
+        let jiffies = u32::try_from(time.as_millis() * hz / 1000).unwrap_or(u32::MAX / 4);
+        let jiffies = jiffies.next_multiple_of(unit);
+        for (confirmed, key, mut flow) in self.flows()? {
+            flow.last_seen = flow.last_seen.wrapping_sub(jiffies);
+            if flow.direction == ORIGINAL {
+                flow.created = flow.created.wrapping_sub(jiffies);
+            }
+            let table = if confirmed { Table::Confirmed } else { Table::HalfOpen };
+            sys::update(self.datapath.table(table), &key, &flow, sys::Existing::Replace).map_err(failed)?;
+        }
+        let units = u64::from(jiffies / unit);
+        // The stamp is the topmost part of a tail: nothing stands above it that it could run over into.
+        let older = |tail: &mut u64| *tail = tail.wrapping_sub(units << 40);
+        let loaded = lock(&self.datapath.loaded);
+        let cpu = sched_getcpu().map_err(|error| failed(error.into()))? as u32;
+        let cache = loaded.map_fd("CACHE4")?;
+        for set in 0..=config.cache4_mask {
+            let set = cpu * config.cache4_stride + set;
+            let mut lines: abi::CacheSet4 =
+                sys::lookup(cache.as_fd(), &set).map_err(failed)?.unwrap_or_default();
+            lines.ways.iter_mut().for_each(|line| older(&mut line.tail));
+            sys::update(cache.as_fd(), &set, &lines, sys::Existing::Replace).map_err(failed)?;
+        }
+        let cache = loaded.map_fd("CACHE6")?;
+        for set in 0..=config.cache6_mask {
+            let set = cpu * config.cache6_stride + set;
+            let mut lines: abi::CacheSet6 =
+                sys::lookup(cache.as_fd(), &set).map_err(failed)?.unwrap_or_default();
+            lines.ways.iter_mut().for_each(|line| older(&mut line.tail));
+            sys::update(cache.as_fd(), &set, &lines, sys::Existing::Replace).map_err(failed)?;
         }
         Ok(())
     }

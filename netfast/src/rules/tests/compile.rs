@@ -12,11 +12,12 @@ use proptest::prelude::*;
 use super::{Host, any_address, any_rules, echo, filter, filters, forward, intent, route, rules, target};
 use crate::{
     api::types::{
-        AddressSet, Addresses, ErrorCode, FilterAction, FilterRule, ForwardMode, InterfacePolicy, Many,
-        Ports, Protocol, Rules, Transport,
+        AddressSet, Addresses, ErrorCode, FilterAction, FilterRule, ForwardMode, IcmpKind, InterfacePolicy,
+        Many, Ports, Protocol, Rules, Transport,
     },
+    classifier,
     rules::{
-        compile::{NO_INTERFACE, compile, require_interfaces},
+        compile::{NO_INTERFACE, compile, expand, require_interfaces},
         ids::Ids,
         images::{HostView, Images, Leaving},
     },
@@ -210,7 +211,13 @@ fn tables_shrink_until_they_fit_or_are_refused() {
 }
 
 /// What a filter rule means, said once more and without bit masks.
-fn means(rule: &FilterRule, sets: &[AddressSet], packet: &Packet, ifindex: u32) -> bool {
+fn means(
+    rule: &FilterRule,
+    sets: &[AddressSet],
+    packet: &Packet,
+    ifindex: u32,
+    icmp: Option<[u8; 2]>,
+) -> bool {
     let (source, destination) = (addr::to_ip(&packet.key.source), addr::to_ip(&packet.key.destination));
     let has_ports = matches!(packet.key.protocol, 6 | 17);
     let holds = |list: &Option<Many<Addresses>>, address: &IpAddr| {
@@ -229,7 +236,15 @@ fn means(rule: &FilterRule, sets: &[AddressSet], packet: &Packet, ifindex: u32) 
             has_ports && list.iter().any(|Ports(range)| (range.low..=range.high).contains(&port))
         })
     };
-    holds(&rule.src, &source)
+    let says_kind = |kind: &IcmpKind| {
+        icmp.is_some_and(|[of, code]| {
+            kind.type_in(packet.version == 6) == Some(of) && kind.code.is_none_or(|wanted| wanted == code)
+        })
+    };
+    rule.flags.is_none_or(|flags| packet.flags & flags.mask == flags.value)
+        && rule.vlan.is_none_or(|vlan| packet.vlan == vlan)
+        && rule.icmp.as_ref().is_none_or(|kinds| kinds.iter().any(says_kind))
+        && holds(&rule.src, &source)
         && holds(&rule.dst, &destination)
         && rule.proto.as_ref().is_none_or(|list| list.iter().any(|proto| proto.0 == packet.key.protocol))
         && rule.version.is_none_or(|version| version == packet.version)
@@ -283,7 +298,7 @@ proptest! {
         let (images, ids) = compiled(&rules);
         let total = rules.filters.len();
         for (packet, ifindex) in packets {
-            let wanted = rules.filters.iter().position(|rule| means(rule, &rules.sets, &packet, ifindex));
+            let wanted = rules.filters.iter().position(|rule| means(rule, &rules.sets, &packet, ifindex, None));
             let policy = |policy: &InterfacePolicy| Host::default().ifindex(&policy.interface) == Some(ifindex);
             let wanted = wanted.or_else(|| rules.policies.iter().position(policy).map(|at| total + at));
             let subject = classify::LinearSubject::new(&packet, ifindex);
@@ -293,6 +308,42 @@ proptest! {
                 let drops = rules.filters.get(at).is_none_or(|rule| rule.action == FilterAction::Drop);
                 prop_assert_eq!(got.action == abi::FILTER_DROP, drops, "{:?}", packet.key);
             }
+        }
+    }
+
+    /// What the classifier is given means what the rules say, with all their lists and conditions.
+    #[test]
+    fn what_the_classifier_is_given_means_the_same(
+        rules in any_rules(),
+        packets in prop::collection::vec((any_packet(), any::<u8>(), 0_u16..5, prop::sample::select(vec![0_u8, 3, 8, 128])), 1..20),
+    ) {
+        let mut ids = Ids::default();
+        ids.assign(&rules).unwrap();
+        let expanded = expand(&rules, &ids, &Host::default(), &mut Vec::new()).unwrap();
+        for ((mut packet, ifindex), flags, vlan, kind) in packets {
+            packet.vlan = vlan;
+            packet.flags = if packet.key.protocol == 6 { flags } else { 0 };
+            let icmp = matches!(packet.key.protocol, 1 | 58).then_some([kind, flags % 5]);
+            let total = rules.filters.len();
+            let wanted: Vec<usize> = (0..total)
+                .filter(|at| means(&rules.filters[*at], &rules.sets, &packet, ifindex, icmp))
+                .chain((0..rules.policies.len()).filter(|at| {
+                    Host::default().ifindex(&rules.policies[*at].interface) == Some(ifindex)
+                }).map(|at| total + at))
+                .collect();
+            let mut got: Vec<usize> = (0..expanded.rules.len())
+                .filter(|at| expanded.rules[*at].matches(&packet, ifindex, icmp))
+                .map(|at| expanded.positions[at] as usize)
+                .collect();
+            got.dedup();
+            prop_assert_eq!(wanted, got);
+        }
+        for (rule, at) in expanded.rules.iter().zip(&expanded.positions) {
+            prop_assert_eq!(rule.number, ids.filters()[*at as usize].index);
+        }
+        // And it is compiled, though several of its rules have one number.
+        if let Err(error) = classifier::compile(&expanded.rules, &classifier::Limits::default()) {
+            prop_assert!(matches!(error, classifier::Refused::Steps { .. }), "{}", error);
         }
     }
 
