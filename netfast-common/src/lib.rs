@@ -13,6 +13,7 @@ pub mod answer;
 pub mod checksum;
 pub mod classify;
 pub mod echo;
+pub mod family;
 pub mod flow;
 pub mod hash;
 pub mod maglev;

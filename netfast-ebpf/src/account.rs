@@ -14,6 +14,9 @@ use crate::maps::INTERFACE_COUNTERS;
 #[derive(Clone, Copy)]
 pub struct Outcome(u32);
 
+/// Marks an [`Outcome`] that `netfast_family` decides.
+const FAMILY: u32 = 1 << 30;
+
 impl Outcome {
     /// Any verdict.
     #[inline(always)]
@@ -44,6 +47,15 @@ impl Outcome {
     #[inline(always)]
     pub const fn answer(answer: Answer, value: u16, reason: Reason) -> Self {
         Self(answer::request(answer, value, reason))
+    }
+
+    /// Sent on in the other IP version, by `netfast_family`.
+    pub const FAMILY: Self = Self(FAMILY);
+
+    /// Whether it is [`Outcome::FAMILY`].
+    #[inline(always)]
+    pub const fn is_family(self) -> bool {
+        self.0 == FAMILY
     }
 
     /// The request to `netfast_error` (see [`Outcome::answer`]), if it is one.

@@ -10,6 +10,10 @@ use crate::{
 };
 
 const TAG_8021Q: u16 = 0x8100u16.to_be();
+/// Ether type of IPv4, as on the wire.
+pub const ETHERNET_IPV4: u16 = 0x0800u16.to_be();
+/// Ether type of IPv6, as on the wire.
+pub const ETHERNET_IPV6: u16 = 0x86ddu16.to_be();
 
 /// Gives the frame the link header of `hop` and sends it. `l3`: offset of the IP header; `reason`: why it is sent.
 #[inline(always)]
@@ -20,6 +24,12 @@ pub fn send(ctx: &XdpContext, l3: usize, hop: &NextHop, ingress: u32, reason: Re
     } else if !relabel(ctx, l3, hop) {
         return Outcome::drop(Reason::Internal);
     }
+    transmit(hop, ingress, reason)
+}
+
+/// Sends a frame whose link header is done.
+#[inline(always)]
+pub fn transmit(hop: &NextHop, ingress: u32, reason: Reason) -> Outcome {
     if hop.ifindex == ingress {
         return Outcome::new(Verdict::Transmit, reason);
     }
@@ -47,22 +57,36 @@ fn put_macs<const N: usize>(header: &mut Header<N>, hop: &NextHop) {
 fn relabel(ctx: &XdpContext, l3: usize, hop: &NextHop) -> bool {
     let Some(kind) = Header::<2>::at(ctx, (l3 & 0x1f).wrapping_sub(2)) else { return false };
     let kind: u16 = kind.get(0);
-    let wanted = if hop.vlan == 0 { 14 } else { 18 };
-    let delta = l3 as i32 - wanted;
-    // SAFETY: the context is valid; all packet references are taken anew afterwards.
+    move_head(ctx, l3, hop, 0).and_then(|_| label(ctx, hop, kind)).is_some()
+}
+
+/// Moves the head of the frame so that its link header and `length` bytes of IP header fit before `end`, the
+/// offset of what is kept. Returns the offset of the IP header; link and IP header are to be written anew, and all
+/// references into the packet to be taken anew.
+#[inline(always)]
+pub fn move_head(ctx: &XdpContext, end: usize, hop: &NextHop, length: usize) -> Option<usize> {
+    let l3 = if hop.vlan == 0 { 14 } else { 18 };
+    let delta = end as i32 - (l3 + length) as i32;
+    // SAFETY: the context is valid.
     if delta != 0 && unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
-        return false;
+        return None;
     }
+    Some(l3)
+}
+
+/// Writes the link header at the beginning of the frame; `kind`: its ether type.
+#[inline(always)]
+pub fn label(ctx: &XdpContext, hop: &NextHop, kind: u16) -> Option<()> {
     if hop.vlan == 0 {
-        let Some(mut header) = Header::<14>::at(ctx, 0) else { return false };
+        let mut header = Header::<14>::at(ctx, 0)?;
         put_macs(&mut header, hop);
         header.set(12, kind);
     } else {
-        let Some(mut header) = Header::<18>::at(ctx, 0) else { return false };
+        let mut header = Header::<18>::at(ctx, 0)?;
         put_macs(&mut header, hop);
         header.set(12, TAG_8021Q);
         header.set(14, hop.vlan.to_be());
         header.set(16, kind);
     }
-    true
+    Some(())
 }

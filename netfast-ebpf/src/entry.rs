@@ -11,12 +11,12 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{TAIL_ERROR, TAIL_FILTER, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW},
+    abi::{TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW},
 };
 
 use crate::{
     account::{self, Outcome, UNKNOWN_ROW},
-    error, frame, hot,
+    error, family, frame, hot,
     maps::{CLOCK, PROGRAMS},
     run::{self, Run},
     slow::{self, Step},
@@ -64,6 +64,12 @@ pub fn netfast_error(ctx: XdpContext) -> u32 {
     go(&ctx, error::answer)
 }
 
+/// Packets of flows between the IP versions.
+#[xdp(frags)]
+pub fn netfast_family(ctx: XdpContext) -> u32 {
+    go(&ctx, family::packet)
+}
+
 /// Takes a step, and goes on as it says.
 #[inline(always)]
 fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
@@ -71,6 +77,7 @@ fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
     let bytes = frame::length(ctx);
     let outcome = match step(ctx, &run) {
         Step::Done(outcome) => match outcome.request() {
+            None if outcome.is_family() => follow(ctx, TAIL_FAMILY),
             None => outcome,
             Some(request) => {
                 error::ask(request);

@@ -70,7 +70,8 @@ pub fn towards(
     // SAFETY: all bit patterns, zero among them, are values of this C struct of integers.
     *params = unsafe { core::mem::zeroed() };
     params.ifindex = l3_ifindex;
-    if packet.version == 4 {
+    // The client's IP version, which need not be that of the packet: the target may speak the other one.
+    if addr::is_v4(client) {
         params.family = AF_INET;
         params.__bindgen_anon_3.ipv4_src =
             u32::from_ne_bytes([service[12], service[13], service[14], service[15]]);

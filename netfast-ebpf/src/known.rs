@@ -112,7 +112,7 @@ fn original(
             }
         }
     }
-    let way = match translate::way(packet, scratch.flow.next_hop) {
+    let way = match translate::way(packet, &scratch.flow.translated.destination, scratch.flow.next_hop) {
         Ok(way) => way,
         Err(outcome) => return Found::Decided(outcome),
     };
@@ -183,7 +183,7 @@ fn reply(
             (*entry).generation = run.generation;
         }
     }
-    let way = match translate::way(packet, scratch.flow.next_hop) {
+    let way = match translate::way(packet, &scratch.flow.translated.destination, scratch.flow.next_hop) {
         Ok(way) => way,
         Err(outcome) => return Found::Decided(outcome),
     };
@@ -221,8 +221,9 @@ fn go_on(
     port: [u8; 2],
 ) -> Outcome {
     let flow = &scratch.flow;
-    // A half-open flow is never cached: its entries may be evicted at any time.
-    if state.is_confirmed() && !matches!(state, State::Reset) {
+    // A half-open flow is never cached: its entries may be evicted at any time. Nor is one between the IP versions.
+    let crosses = translate::crosses(packet, &flow.translated.destination);
+    if state.is_confirmed() && !matches!(state, State::Reset) && !crosses {
         let line = Fill {
             kind,
             address: flow.translated.destination,

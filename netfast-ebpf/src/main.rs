@@ -26,6 +26,8 @@ mod entry;
 #[cfg(target_arch = "bpf")]
 mod error;
 #[cfg(target_arch = "bpf")]
+mod family;
+#[cfg(target_arch = "bpf")]
 mod frame;
 #[cfg(target_arch = "bpf")]
 mod hops;

@@ -36,7 +36,7 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch:
     let Some((target_index, target)) = choose(run, forward, &packet.key) else {
         return Outcome::drop(Reason::Internal);
     };
-    let way = match translate::way(packet, target.next_hop) {
+    let way = match translate::way(packet, &target.address, target.next_hop) {
         Ok(way) => way,
         Err(outcome) => return outcome,
     };

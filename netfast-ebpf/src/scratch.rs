@@ -7,6 +7,8 @@ use netfast_common::{
     wire::Packet,
 };
 
+/// Bytes that are summed at once: the most that `bpf_csum_diff` took before kernel 6.14.
+pub const CHUNK: usize = 512;
 /// It belongs to no flow; the filter is asked.
 pub const STAGE_NEW: u32 = 1;
 /// It belongs to a flow that another rule set allowed; the filter is asked again.
@@ -48,6 +50,8 @@ pub struct Scratch {
     pub ended: u32,
     /// See [`Scratch::settle`].
     pub state: u32,
+    /// Part of a datagram whose checksum is made.
+    pub chunk: [u64; CHUNK / 8],
     /// Second (in stamps) of the log gate.
     pub log_second: u32,
     /// Lines logged in that second.

@@ -4,9 +4,10 @@ use aya_ebpf::programs::XdpContext;
 use netfast_common::{
     Reason,
     abi::{FlowKey, NextHop},
+    addr,
     answer::Answer,
     checksum::Delta,
-    rewrite,
+    family, rewrite,
     wire::{Packet, UDP},
 };
 
@@ -19,16 +20,28 @@ use crate::{
     run::Run,
 };
 
-/// Next hop `hop`, if `packet` can go on by it; else what becomes of the packet. Asked before a flow is made or its state
-/// changes: what does not leave leaves no trace.
+/// Whether a packet that leaves for `destination` leaves in the other IP version.
 #[inline(always)]
-pub fn way(packet: &Packet, hop: u16) -> Result<&'static NextHop, Outcome> {
+pub fn crosses(packet: &Packet, destination: &[u8; 16]) -> bool {
+    addr::is_v4(destination) != (packet.version == 4)
+}
+
+/// Next hop `hop`, if `packet` can go on by it to `destination`; else what becomes of the packet. Asked before a flow is made
+/// or its state changes: what does not leave leaves no trace.
+#[inline(always)]
+pub fn way(packet: &Packet, destination: &[u8; 16], hop: u16) -> Result<&'static NextHop, Outcome> {
+    let crosses = crosses(packet, destination);
+    if crosses && !family::is_translatable(packet) {
+        return Err(Outcome::drop(Reason::Untranslatable));
+    }
     if packet.ttl <= 1 {
         return Err(Outcome::answer(Answer::TimeExceeded, 0, Reason::TtlExpired));
     }
     let next_hop = hops::usable(hop).map_err(Outcome::drop)?;
-    if next_hop.mtu != 0 && packet.length > next_hop.mtu as u32 {
-        return Err(too_big(packet, next_hop.mtu));
+    let length = if crosses { family::length(packet) } else { packet.length };
+    if next_hop.mtu != 0 && length > next_hop.mtu as u32 {
+        let mtu = if crosses { family::mtu(packet.version, next_hop.mtu) } else { next_hop.mtu };
+        return Err(too_big(packet, mtu));
     }
     Ok(next_hop)
 }
@@ -45,7 +58,7 @@ pub const fn too_big(packet: &Packet, mtu: u16) -> Outcome {
 }
 
 /// Sends `packet` with the addresses and ports of `new` by `next_hop`, which [`way`] has found. `direction`: see
-/// `flow::ORIGINAL`.
+/// `flow::ORIGINAL`. To another IP version `netfast_family` sends it, by what stands in `scratch.flow`.
 #[inline(always)]
 pub fn forward(
     ctx: &XdpContext,
@@ -56,6 +69,9 @@ pub fn forward(
     target: u16,
     direction: u8,
 ) -> Outcome {
+    if crosses(packet, &new.destination) {
+        return Outcome::FAMILY;
+    }
     let length = frame::length(ctx);
     let l3 = packet.l3 as usize & 0x1f;
     let rewritten = if packet.version == 4 { put4(ctx, packet, new, l3) } else { put6(ctx, packet, new, l3) };
@@ -96,20 +112,20 @@ fn ports_of(key: &FlowKey) -> u32 {
 fn put4(ctx: &XdpContext, packet: &Packet, new: &FlowKey, l3: usize) -> Option<()> {
     let mut header = Header::<20>::at(ctx, l3)?;
     let pseudo = rewrite::ipv4(&mut header, word4(&new.source), word4(&new.destination));
-    put_transport(ctx, packet, ports_of(new), pseudo)
+    put_transport(ctx, packet, new, pseudo)
 }
 
 #[inline(always)]
 fn put6(ctx: &XdpContext, packet: &Packet, new: &FlowKey, l3: usize) -> Option<()> {
     let mut header = Header::<40>::at(ctx, l3)?;
     let pseudo = rewrite::ipv6(&mut header, words(&new.source), words(&new.destination));
-    put_transport(ctx, packet, ports_of(new), pseudo)
+    put_transport(ctx, packet, new, pseudo)
 }
 
-/// Ports and checksum of TCP and UDP.
+/// Ports and checksum of TCP and UDP; `pseudo`: what the pseudo-header changes by.
 #[inline(always)]
-fn put_transport(ctx: &XdpContext, packet: &Packet, ports: u32, pseudo: Delta) -> Option<()> {
-    let l4 = packet.l4 as usize;
+pub fn put_transport(ctx: &XdpContext, packet: &Packet, new: &FlowKey, pseudo: Delta) -> Option<()> {
+    let (l4, ports) = (packet.l4 as usize, ports_of(new));
     if packet.key.protocol == UDP {
         let mut header = Header::<8>::at(ctx, l4)?;
         let delta = rewrite::ports(&mut header, ports, pseudo);

@@ -73,6 +73,8 @@ pub const TAIL_NEW: u32 = 3;
 pub const TAIL_ICMP: u32 = 4;
 /// Element of the map `PROGRAMS`: the program `netfast_error`.
 pub const TAIL_ERROR: u32 = 5;
+/// Element of the map `PROGRAMS`: the program `netfast_family`.
+pub const TAIL_FAMILY: u32 = 7;
 /// Elements of the map `PROGRAMS`.
 pub const TAIL_SLOTS: u32 = 16;
 /// The programs that tail calls lead to, with their elements of `PROGRAMS`.
@@ -82,6 +84,7 @@ pub const TAIL_CALLS: &[(u32, &str)] = &[
     (TAIL_FILTER, "netfast_filter"),
     (TAIL_NEW, "netfast_new"),
     (TAIL_ERROR, "netfast_error"),
+    (TAIL_FAMILY, "netfast_family"),
 ];
 /// Buckets of the echo rate limiter.
 pub const ECHO_BUCKETS: u32 = 16_384;

@@ -55,10 +55,12 @@ pub fn wrong(answer: Sums) -> Option<&'static str> {
 pub fn broken(before: Sums, after: Sums) -> Option<&'static str> {
     let broken = |before: Sum, after: Sum| match before {
         Sum::Right => after != Sum::Right,
-        Sum::Unused => after != Sum::Unused,
+        // From IPv4 to IPv6 one is made.
+        Sum::Unused => !matches!(after, Sum::Unused | Sum::Right),
         Sum::None | Sum::Wrong => false,
     };
-    if broken(before.network, after.network) {
+    // None afterwards: the packet has become an IPv6 one; what is left of it is judged by the transport checksum.
+    if before.network == Sum::Right && after.network == Sum::Wrong {
         Some("IPv4 header checksum")
     } else if broken(before.transport, after.transport) {
         Some("TCP, UDP or ICMP checksum")

@@ -9,7 +9,9 @@ use std::{
 use ipnet::IpNet;
 use netfast_common::{abi, echo::MAX_ALLOW_PER_ECHO};
 
-use crate::api::types::{Echo, Endpoint, ErrorBody, ErrorCode, Forward, PortRange, Rules, Target, Transport};
+use crate::api::types::{
+    Echo, Endpoint, ErrorBody, ErrorCode, Forward, ForwardMode, PortRange, Rules, Target, Transport,
+};
 
 use super::normal;
 
@@ -373,10 +375,10 @@ fn target_address(forward: &Forward, target: &Target) -> Verdict {
     {
         return Err(format!("the target {address} is a link-local address, which no route leads to"));
     }
-    if address.is_ipv4() != listen.address.is_ipv4() {
+    if address.is_ipv4() != listen.address.is_ipv4() && forward.mode == ForwardMode::Dnat {
         return Err(format!(
-            "target {} is {} and forward {:?} listens on {}, which is {}: translating between the IP versions is \
-             not possible; use targets of the version that it listens on",
+            "target {} is {} and forward {:?} listens on {}, which is {}: in mode dnat the client's address stays, so that \
+             it cannot go to another IP version; use mode nat or targets of the version that it listens on",
             target.address,
             family(address),
             forward.name,

@@ -5,6 +5,7 @@
 mod support;
 
 mod changes;
+mod family;
 mod filter;
 mod forward;
 mod hops;

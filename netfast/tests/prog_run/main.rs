@@ -6,6 +6,7 @@ mod bed;
 mod checksums;
 mod echo;
 mod errors;
+mod family;
 mod filter;
 mod flows;
 mod forward;
@@ -26,6 +27,7 @@ mod tracking;
 const ALL: &[&[(&str, bed::Scenario)]] = &[
     echo::SCENARIOS,
     errors::SCENARIOS,
+    family::SCENARIOS,
     filter::SCENARIOS,
     flows::SCENARIOS,
     forward::SCENARIOS,

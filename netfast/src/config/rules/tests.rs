@@ -106,7 +106,7 @@ fn errors_name_line_column_and_what_was_expected() {
 fn what_makes_no_sense_is_shown_where_it_stands() {
     for (from, to, place) in [
         ("weight = 2", "weight = 0", "rules.toml:13:10: weight 0 is not in 1 to 256"),
-        ("\"10.0.0.12:8443\"", "\"[fd00::1]:8443\"", "rules.toml:12:11: target [fd00::1]:8443 is IPv6"),
+        ("\"10.0.0.12:8443\"", "\"127.0.0.1:8443\"", "rules.toml:12:11: the target 127.0.0.1 is a loopback"),
         ("10.0.0.7:27000", "10.0.0.7:65500", "rules.toml:20:23: forward \"games\" listens on 100 ports"),
         (
             "allow = [\"198.51.100.0/24\"]",

@@ -6,7 +6,7 @@ use netfast_common::abi;
 
 use super::{echo, filter, filters, forward, rules, target};
 use crate::{
-    api::types::{ErrorCode, Rules, Transport},
+    api::types::{ErrorCode, ForwardMode, Rules, Transport},
     rules::validate::{problems, validate},
 };
 
@@ -81,8 +81,6 @@ fn listening_addresses() {
 #[test]
 fn targets() {
     for (listen, address, words) in [
-        ("192.0.2.1:80", "[fd00::1]:80", ["IPv6", "IPv4"]),
-        ("[2001:db8::1]:80", "10.0.0.1:80", ["IPv4", "IPv6"]),
         ("192.0.2.1:80", "192.0.2.1:8080", ["same address", "for ever"]),
         ("192.0.2.1:80", "0.0.0.0:80", ["target", "any address"]),
         ("192.0.2.1:80", "127.0.0.1:80", ["target", "loopback"]),
@@ -94,6 +92,16 @@ fn targets() {
     ] {
         let ok = if listen.starts_with('[') { "[fd00::9]:9" } else { "10.0.0.9:9" };
         refused(&rules(&[forward("web", listen, &[ok, address])]), "forward.web.target[2].address", &words);
+    }
+    for (listen, address, words) in [
+        ("192.0.2.1:80", "[fd00::1]:80", ["IPv6", "mode nat"]),
+        ("[2001:db8::1]:80", "10.0.0.1:80", ["IPv4", "mode nat"]),
+    ] {
+        // Another IP version only where the client's address does not stay.
+        let mut web = forward("web", listen, &[address]);
+        assert!(validate(&rules(std::slice::from_ref(&web))).is_ok(), "{listen} {address}");
+        web.mode = ForwardMode::Dnat;
+        refused(&rules(&[web]), "forward.web.target[1].address", &words);
     }
     let twice = rules(&[forward("web", "192.0.2.1:80", &["10.0.0.1:80", "10.0.0.1:81", "10.0.0.1:80"])]);
     refused(&twice, "forward.web.target[3].address", &["twice", "weight"]);

@@ -1,0 +1,70 @@
+//! Forwards between the IP versions: clients of IPv6 at targets of IPv4, and the other way round.
+
+use anyhow::Result;
+
+use crate::{
+    peers::{self, KNOWN, need},
+    world::{SERVICE, SERVICE6, TARGETS, TARGETS6, World},
+};
+
+#[test]
+fn web_servers_of_the_other_version() -> Result<()> {
+    need!("nginx", "curl");
+    let world = World::new("family")?.web()?;
+    let hash = world.bulk()?;
+    world.netfast(&format!("forward add up tcp [{SERVICE6}]:80 --to {}:8080", TARGETS[0]))?;
+    world.netfast(&format!("forward add down tcp {SERVICE}:80 --to [{}]:8080", TARGETS6[1]))?;
+    for (service, target, host) in
+        [(format!("[{SERVICE6}]"), "target1", "10.0.1.1"), (SERVICE.to_owned(), "target2", "2001:db8:2::1")]
+    {
+        for answer in world.requests(20, &format!("http://{service}/"))? {
+            let mut words = answer.split(' ');
+            assert_eq!(Some(target), words.next(), "{answer}");
+            assert_eq!(Some(host), words.next().map(|seen| seen.trim_start_matches("::ffff:")), "{answer}");
+        }
+        let down = world.bed.dir().join("down");
+        let line = format!("curl -sSf -g --max-time 60 -o {} http://{service}/bulk", down.display());
+        world.client.run(&line.split(' ').collect::<Vec<_>>())?;
+        assert_eq!(hash, peers::hash(&down)?, "downloaded by {service}");
+        let up = world.bulk_file();
+        let line = format!("curl -sSf -g --max-time 60 -T {} http://{service}/put/up", up.display());
+        world.client.run(&line.split(' ').collect::<Vec<_>>())?;
+        assert_eq!(hash, peers::hash(&world.bed.dir().join(target).join("put/up"))?, "uploaded by {service}");
+    }
+    let flows = world.flows("")?;
+    assert!(!flows.is_empty());
+    for flow in &flows {
+        let mixed = flow.client.starts_with('[') != flow.target.starts_with('[');
+        assert!(mixed, "{flow:?}");
+    }
+    for forward in world.agent.stats()?.forwards {
+        assert_eq!(22, forward.flows_total, "{forward:?}");
+        assert!(forward.to_target.bytes > 64 << 20 && forward.to_client.bytes > 64 << 20, "{forward:?}");
+    }
+    world.sound()
+}
+
+#[test]
+fn names_by_the_other_version() -> Result<()> {
+    need!("dnsmasq", "dig");
+    let mut world = World::new("familydns")?;
+    world.servers.push(peers::dnsmasq(&world.targets[0])?);
+    for (name, service, target) in [
+        ("up", format!("[{SERVICE6}]"), TARGETS[0].to_owned()),
+        ("down", SERVICE.to_owned(), format!("[{}]", TARGETS6[0])),
+    ] {
+        world.netfast(&format!("forward add {name}udp udp {service}:53 --to {target}:53"))?;
+        world.netfast(&format!("forward add {name}tcp tcp {service}:53 --to {target}:53"))?;
+    }
+    let (name, v4, v6) = KNOWN;
+    for server in [SERVICE, SERVICE6] {
+        for transport in ["+notcp", "+tcp"] {
+            for (kind, expected) in [("A", v4), ("AAAA", v6)] {
+                let at = format!("@{server}");
+                let line = ["dig", "+tries=2", "+time=3", &at, "+short", transport, name, kind];
+                assert_eq!(expected, world.client.run(&line)?.trim(), "{server} {transport}");
+            }
+        }
+    }
+    world.sound()
+}
