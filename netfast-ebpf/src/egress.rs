@@ -57,7 +57,13 @@ fn put_macs<const N: usize>(header: &mut Header<N>, hop: &NextHop) {
 fn relabel(ctx: &XdpContext, l3: usize, hop: &NextHop) -> bool {
     let Some(kind) = Header::<2>::at(ctx, (l3 & 0x1f).wrapping_sub(2)) else { return false };
     let kind: u16 = kind.get(0);
-    move_head(ctx, l3, hop, 0).and_then(|_| label(ctx, hop, kind)).is_some()
+    let wanted = if hop.vlan == 0 { 14 } else { 18 };
+    let delta = l3 as i32 - wanted;
+    // SAFETY: the context is valid; all packet references are taken anew afterwards.
+    if delta != 0 && unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
+        return false;
+    }
+    label(ctx, hop, kind)
 }
 
 /// Moves the head of the frame so that its link header and `length` bytes of IP header fit before `end`, the
@@ -76,17 +82,17 @@ pub fn move_head(ctx: &XdpContext, end: usize, hop: &NextHop, length: usize) -> 
 
 /// Writes the link header at the beginning of the frame; `kind`: its ether type.
 #[inline(always)]
-pub fn label(ctx: &XdpContext, hop: &NextHop, kind: u16) -> Option<()> {
+pub fn label(ctx: &XdpContext, hop: &NextHop, kind: u16) -> bool {
     if hop.vlan == 0 {
-        let mut header = Header::<14>::at(ctx, 0)?;
+        let Some(mut header) = Header::<14>::at(ctx, 0) else { return false };
         put_macs(&mut header, hop);
         header.set(12, kind);
     } else {
-        let mut header = Header::<18>::at(ctx, 0)?;
+        let Some(mut header) = Header::<18>::at(ctx, 0) else { return false };
         put_macs(&mut header, hop);
         header.set(12, TAG_8021Q);
         header.set(14, hop.vlan.to_be());
         header.set(16, kind);
     }
-    Some(())
+    true
 }

@@ -81,7 +81,7 @@ fn to_ipv6(
         header.put(i, ipv6[i]);
         i += 1;
     }
-    egress::label(ctx, hop, egress::ETHERNET_IPV6)
+    egress::label(ctx, hop, egress::ETHERNET_IPV6).then_some(())
 }
 
 #[inline(always)]
@@ -111,7 +111,7 @@ fn to_ipv4(ctx: &XdpContext, packet: &Packet, new: &FlowKey, hop: &NextHop) -> O
         header.put(i, ipv4[i]);
         i += 1;
     }
-    egress::label(ctx, hop, egress::ETHERNET_IPV4)
+    egress::label(ctx, hop, egress::ETHERNET_IPV4).then_some(())
 }
 
 /// Makes the checksum of a UDP datagram that has none. `pseudo`: the addresses' part of the pseudo-header.
