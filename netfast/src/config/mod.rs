@@ -50,13 +50,18 @@ impl Report {
         Self { file: file.to_owned(), problems: vec![problem] }
     }
 
-    fn at(file: &str, source: &str, span: Option<Range<usize>>, message: impl Into<String>) -> Self {
+    pub(crate) fn at(
+        file: &str,
+        source: &str,
+        span: Option<Range<usize>>,
+        message: impl Into<String>,
+    ) -> Self {
         let mut report = Self { file: file.to_owned(), problems: Vec::new() };
         report.add(source, span, message);
         report
     }
 
-    fn add(&mut self, source: &str, span: Option<Range<usize>>, message: impl Into<String>) {
+    pub(crate) fn add(&mut self, source: &str, span: Option<Range<usize>>, message: impl Into<String>) {
         self.problems.push(Problem::at(source, span, message.into()));
         self.problems.sort_by_key(|p| (p.line, p.column));
     }

@@ -9,6 +9,7 @@ pub mod change;
 pub mod check;
 pub mod compile;
 pub mod diff;
+pub mod formats;
 pub mod ids;
 pub mod images;
 pub mod normal;

@@ -169,3 +169,36 @@ fn filter_load_takes_filter_rules_only() {
     let err = mock.run(&format!("filter load {file}")).bad(3);
     assert!(err.contains("netfast apply -f"), "{err}");
 }
+
+#[test]
+fn filter_load_reads_the_words_of_others() {
+    let mock = Mock::new();
+    let nft = "table inet filter {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n\
+               \t\ttcp dport { 22, 443 } accept\n\t}\n}\n";
+    let file = mock.file("rules.nft", nft);
+    mock.run(&format!("filter load {file}")).good();
+    let expected = json!([
+        { "action": "allow", "proto": "tcp", "dport": [22, 443] },
+        { "action": "drop", "comment": "policy of chain input" },
+    ]);
+    let asked = mock.last_change()["operations"].clone();
+    assert_eq!((&asked[0]["op"], &asked[0]["rules"]), (&json!("filter-replace"), &expected));
+
+    // What is not understood is told with its place, and nothing is sent.
+    let bad = mock.file("bad.nft", &nft.replace("accept", "jump ssh"));
+    let before = mock.world.lock().unwrap().asked.len();
+    let err = mock.run(&format!("filter load {bad}")).bad(3);
+    assert!(err.starts_with(&format!("{bad}:4:25: \"jump\" is not understood")), "{err}");
+    assert_eq!(mock.world.lock().unwrap().asked.len(), before);
+    mock.run(&format!("filter load {file} --format iptables")).bad(3);
+    let err = mock.run(&format!("filter load {file} --chain output")).bad(3);
+    assert!(err.contains("there is no chain \"output\""), "{err}");
+
+    // A listing as JSON lines is a file to load.
+    let listed = mock.run("filter list -o jsonl").good();
+    let file = mock.file("rules.jsonl", &listed);
+    let out = mock.run(&format!("-q filter load {file} --append --dry-run -o jsonl"));
+    assert_eq!(out.code, 0, "{out:?}");
+    let out = mock.run(&format!("filter load {file} --append --dry-run")).out;
+    assert_eq!(out, "filter 3 would be created (dry run)\nfilter 4 would be created (dry run)\n");
+}

@@ -146,6 +146,22 @@ words! {
     }
 }
 
+words! {
+    /// A format of rules files.
+    RulesFormat {
+        /// rules.toml.
+        Toml = "toml",
+        /// A JSON object a line, as `netfast filter list -o jsonl` writes them.
+        Jsonl = "jsonl",
+        /// A subset of what `nft list ruleset` writes.
+        Nft = "nft",
+        /// A subset of what `iptables-save` writes.
+        Iptables = "iptables",
+        /// A subset of what `ip6tables-save` writes.
+        Ip6tables = "ip6tables",
+    }
+}
+
 /// A rate: packets or bits a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rate {

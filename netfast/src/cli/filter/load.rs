@@ -3,27 +3,38 @@
 use std::path::PathBuf;
 
 use crate::{
-    api::types::{ErrorCode, Operation, Rules},
+    api::types::{ErrorCode, Operation, Rules, RulesFormat},
     cli::{
         Context,
         change::{self, ChangeFlags},
         failure::{Failure, Outcome},
         files,
+        values::word,
     },
+    rules::formats::{self, Choice},
 };
 
 /// Replaces all filter rules by those of a file
 ///
-/// The file is a rules.toml with nothing but `[[filter]]`, `[[set]]` and `[[policy]]` tables. Forwards and echo reflectors
-/// stay as they are.
+/// A rules.toml with nothing but `[[filter]]`, `[[set]]` and `[[policy]]` tables; a JSON object a line, as `netfast filter
+/// list -o jsonl` writes them; what `nft list ruleset` or `iptables-save` writes, as far as netfast can do the same. What is
+/// not understood is an error with its line, and nothing is loaded. Forwards and echo reflectors stay as they are.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   netfast filter load blocklist.toml
-  make-blocklist | netfast filter load -")]
+  make-blocklist | netfast filter load -
+  nft list table inet filter | netfast filter load - --dry-run
+  iptables-save -t filter | netfast filter load - --chain INPUT")]
 pub struct Load {
     /// The file; - is stdin
     file: PathBuf,
+    /// Form of the file [default: what it looks like]
+    #[arg(long, value_name = "FORM", value_parser = word::<RulesFormat>(RulesFormat::WORDS))]
+    format: Option<RulesFormat>,
+    /// The chain to load, of an nftables or iptables file with several
+    #[arg(long, value_name = "NAME")]
+    chain: Option<String>,
     /// Put the rules behind the present ones instead
     #[arg(long)]
     append: bool,
@@ -37,7 +48,8 @@ impl Load {
     /// # Errors
     /// What is wrong with the file, or what the agent answered.
     pub async fn run(self, context: &Context) -> Outcome {
-        let rules = files::rules(&self.file)?;
+        let (name, text) = files::read(&self.file)?;
+        let rules = formats::parse(&name, &text, self.format, &Choice { chain: self.chain })?;
         let Rules { forwards, echoes, sets, filters, policies } = rules;
         if !forwards.is_empty() || !echoes.is_empty() {
             return Err(Failure::new(
