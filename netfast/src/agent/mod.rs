@@ -5,6 +5,7 @@
 //! `detach` takes everything away.
 
 mod engine;
+mod explain;
 mod filters;
 mod interfaces;
 mod listeners;
@@ -26,8 +27,9 @@ use crate::{
     api::{
         server::{self, Service},
         types::{
-            ChangeReply, ChangeRequest, ErrorBody, ErrorCode, FilterList, FilterQuery, FlowFilter, FlowList,
-            Intent, SCHEMA_VERSION, Stats, Status, StopReply, StopRequest, VersionReply,
+            ChangeReply, ChangeRequest, ErrorBody, ErrorCode, ExplainReply, ExplainRequest, FilterList,
+            FilterQuery, FlowFilter, FlowList, Intent, SCHEMA_VERSION, Stats, Status, StopReply, StopRequest,
+            VersionReply,
         },
     },
     config::agent::AgentConfig,
@@ -330,6 +332,10 @@ impl Service for Api {
 
     fn filters(&self, query: &FilterQuery) -> Result<FilterList, ErrorBody> {
         self.shared.filters(query)
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<ExplainReply, ErrorBody> {
+        self.shared.explain(request)
     }
 
     fn version(&self) -> VersionReply {

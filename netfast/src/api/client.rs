@@ -16,8 +16,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::types::{
-    ChangeReply, ChangeRequest, ErrorBody, ErrorCode, ErrorReply, FilterList, FilterQuery, FlowFilter,
-    FlowList, Intent, Stats, Status, StopReply, StopRequest, VersionReply,
+    ChangeReply, ChangeRequest, ErrorBody, ErrorCode, ErrorReply, ExplainReply, ExplainRequest, FilterList,
+    FilterQuery, FlowFilter, FlowList, Intent, Stats, Status, StopReply, StopRequest, VersionReply,
 };
 
 /// Where the agent listens unless agent.toml says otherwise.
@@ -81,6 +81,14 @@ impl Client {
             ("analysis", analysis.then(|| "true".to_owned())),
         ];
         self.get(&format!("/v1/filters{}", query_string(&pairs))).await
+    }
+
+    /// `POST /v1/explain`.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<ExplainReply, ErrorBody> {
+        self.post("/v1/explain", request).await
     }
 
     /// `GET /v1/version`.

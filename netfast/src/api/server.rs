@@ -22,8 +22,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixListener, sync::watch};
 
 use super::types::{
-    ChangeReply, ChangeRequest, ErrorBody, ErrorCode, ErrorReply, FilterList, FilterQuery, FlowFilter,
-    FlowList, Intent, SCHEMA_VERSION, Stats, Status, StopReply, StopRequest, VersionReply,
+    ChangeReply, ChangeRequest, ErrorBody, ErrorCode, ErrorReply, ExplainReply, ExplainRequest, FilterList,
+    FilterQuery, FlowFilter, FlowList, Intent, SCHEMA_VERSION, Stats, Status, StopReply, StopRequest,
+    VersionReply,
 };
 
 /// Largest body of a request: rule files of some 100,000 rules fit.
@@ -42,6 +43,11 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// If the rule that is asked for does not exist.
     fn filters(&self, query: &FilterQuery) -> Result<FilterList, ErrorBody>;
+    /// `POST /v1/explain`
+    ///
+    /// # Errors
+    /// If no such packet can be.
+    fn explain(&self, request: &ExplainRequest) -> Result<ExplainReply, ErrorBody>;
     /// `GET /v1/version`
     fn version(&self) -> VersionReply;
     /// `POST /v1/change`
@@ -107,6 +113,7 @@ pub fn router<S: Service>(service: Arc<S>) -> Router {
         .route("/v1/intent", get(intent::<S>))
         .route("/v1/stats", get(stats::<S>))
         .route("/v1/filters", get(filters::<S>))
+        .route("/v1/explain", post(explain::<S>))
         .route("/v1/version", get(version::<S>))
         .route("/v1/change", post(change::<S>))
         .route("/v1/flows", get(flows::<S>).delete(flush::<S>))
@@ -205,6 +212,14 @@ async fn filters<S: Service>(
     let Query(query) =
         query.map_err(|rejection| usage(format!("the query is wrong: {}", rejection.body_text())))?;
     blocking(move || service.filters(&query)).await
+}
+
+async fn explain<S: Service>(
+    State(service): State<Arc<S>>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answer<ExplainReply> {
+    let request = body(bytes)?;
+    blocking(move || service.explain(&request)).await
 }
 
 async fn version<S: Service>(State(service): State<Arc<S>>) -> Answer<VersionReply> {

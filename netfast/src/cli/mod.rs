@@ -9,6 +9,7 @@ mod completion;
 mod diff;
 mod document;
 mod echo;
+mod explain;
 mod export;
 mod failure;
 mod files;
@@ -133,6 +134,7 @@ enum ClientVerb {
     Echo(echo::Echo),
     #[command(subcommand)]
     Filter(filter::Filter),
+    Explain(explain::Explain),
     Apply(apply::Apply),
     Diff(diff::Diff),
     Export(export::Export),
@@ -211,6 +213,7 @@ async fn ask(verb: ClientVerb, context: &Context) -> Outcome {
         ClientVerb::Target(verb) => verb.run(context).await,
         ClientVerb::Echo(verb) => verb.run(context).await,
         ClientVerb::Filter(verb) => verb.run(context).await,
+        ClientVerb::Explain(verb) => verb.run(context).await,
         ClientVerb::Apply(verb) => verb.run(context).await,
         ClientVerb::Diff(verb) => verb.run(context).await,
         ClientVerb::Export(verb) => verb.run(context).await,

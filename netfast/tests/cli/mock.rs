@@ -16,10 +16,11 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use netfast::api::types::{
-    AttachMode, Attachment, ChangeReply, ChangeRequest, Count, Echo, ErrorBody, ErrorCode, ErrorReply,
-    FilterList, FilterRow, FilterRule, FlowList, FlowRecord, FlowSummary, Forward, ForwardCount, ForwardMode,
-    Intent, InterfaceCount, InterfaceStatus, MapFill, NamedCount, Protocol, Rules, SCHEMA_VERSION, Stats,
-    Status, StopReply, Target, TargetCount, Transport, VersionReply,
+    AttachMode, Attachment, ChangeReply, ChangeRequest, Count, Decider, Echo, ErrorBody, ErrorCode,
+    ErrorReply, ExplainReply, FilterAction, FilterList, FilterRow, FilterRule, FlowList, FlowRecord,
+    FlowSummary, Forward, ForwardCount, ForwardMode, Intent, InterfaceCount, InterfaceStatus, MapFill,
+    NamedCount, Protocol, Rules, SCHEMA_VERSION, Stats, Status, StopReply, Target, TargetCount, Transport,
+    VersionReply,
 };
 use serde_json::Value;
 
@@ -198,6 +199,20 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request) -> Res
             abi_version: 1,
         })
         .into_response(),
+        ("POST", "/v1/explain") => {
+            let decided_by = world.intent.rules.filters.first();
+            let decided_by = decided_by.map(|rule| Decider { position: 1, rule: rule.clone() });
+            Json(ExplainReply {
+                schema_version: SCHEMA_VERSION,
+                revision: world.intent.revision,
+                verdict: decided_by.as_ref().map_or(FilterAction::Allow, |decider| decider.rule.action),
+                decided_by,
+                policy: None,
+                passes: Vec::new(),
+                service: Some("forward web".to_owned()),
+            })
+            .into_response()
+        }
         ("POST", "/v1/stop") => Json(StopReply {
             schema_version: SCHEMA_VERSION,
             // No process can have this one.

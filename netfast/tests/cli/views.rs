@@ -95,6 +95,25 @@ fn filter_rules_are_listed_in_the_words_of_the_command_line() {
 }
 
 #[test]
+fn a_packet_is_explained() {
+    let mock = Mock::new();
+    let line = "explain --in eth0 tcp 203.0.113.7:40000 192.0.2.10:22";
+    assert_eq!(
+        mock.run(line).good(),
+        "filter    rule 1 \"scanner\": drop src=203.0.113.0/24 proto=tcp dport=22\n"
+    );
+    let json = mock.run(&format!("{line} -o json")).json();
+    assert_eq!((&json["verdict"], &json["decided_by"]["position"]), (&json!("drop"), &json!(1)));
+    assert!(
+        mock.run("explain tcp 203.0.113.7:1 192.0.2.10:22 --flags syn/syn,ack").bad(2).contains("no mask")
+    );
+    assert_eq!(
+        Mock::empty().run("explain udp [2001:db8::7]:1 [2001:db8::10]:2").good(),
+        "filter    no rule decides: allow\nservice   forward web\n"
+    );
+}
+
+#[test]
 fn empty_lists_say_how_to_add_one() {
     let mock = Mock::empty();
     for (verb, hint) in [

@@ -47,6 +47,19 @@ impl Service for Fake {
         self.answer(FilterList { revision: 7, ..FilterList::default() })
     }
 
+    fn explain(&self, request: &ExplainRequest) -> Result<ExplainReply, ErrorBody> {
+        self.note(request);
+        self.answer(ExplainReply {
+            schema_version: SCHEMA_VERSION,
+            revision: 7,
+            verdict: crate::api::types::FilterAction::Allow,
+            decided_by: None,
+            policy: None,
+            passes: Vec::new(),
+            service: None,
+        })
+    }
+
     fn version(&self) -> VersionReply {
         VersionReply { schema_version: SCHEMA_VERSION, version: "1.2.3".to_owned(), abi_version: 1 }
     }

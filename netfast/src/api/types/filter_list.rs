@@ -1,6 +1,6 @@
 //! Filter rules as they are listed: with positions, counters, and what hides them.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -92,4 +92,67 @@ pub struct SetRow {
     pub name: String,
     /// Number of its prefixes.
     pub addresses: usize,
+}
+
+/// Body of `POST /v1/explain`: a packet that is made up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// IP protocol.
+    pub protocol: Protocol,
+    /// Source address.
+    pub source: IpAddr,
+    /// Source port of TCP or UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Destination port of TCP or UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_port: Option<u16>,
+    /// Interface that it comes in by; without it rules on interfaces do not match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// TCP flags; without them those of an opening: SYN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<TcpFlags>,
+    /// ICMP type and code; without them an echo request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<IcmpKind>,
+    /// VLAN; without it untagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+}
+
+/// Answer of `POST /v1/explain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainReply {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Revision of the rules.
+    pub revision: u64,
+    /// What the filter does with the packet: `allow`, `drop`, `reject`.
+    pub verdict: FilterAction,
+    /// The rule that decides; none: a policy does, or nothing, and the packet goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_by: Option<Decider>,
+    /// The interface whose policy decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Rules before it that count the packet or hold it to their rate.
+    #[serde(default)]
+    pub passes: Vec<Decider>,
+    /// The service that gets the packet if the filter lets it: `forward web`, `echo 192.0.2.10:7`; none: the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+}
+
+/// A rule that has to do with a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decider {
+    /// Position (1 is first).
+    pub position: usize,
+    /// The rule.
+    #[serde(flatten)]
+    pub rule: Arc<FilterRule>,
 }

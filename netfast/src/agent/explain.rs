@@ -1,0 +1,156 @@
+//! What would become of a packet.
+
+use std::net::IpAddr;
+
+use netfast_common::{addr, wire::Packet};
+
+use super::state::Shared;
+use crate::{
+    api::types::{
+        Decider, ErrorBody, ErrorCode, ExplainReply, ExplainRequest, FilterAction, IcmpKind, Rules,
+        SCHEMA_VERSION, Transport,
+    },
+    netlink::HostState,
+    rules::{
+        compile,
+        images::{HostView, TargetRoute},
+    },
+};
+
+/// The host's interfaces.
+struct Names<'a>(&'a HostState);
+
+impl HostView for Names<'_> {
+    fn ifindex(&self, name: &str) -> Option<u32> {
+        self.0.ifindex(name)
+    }
+
+    fn route(&self, _target: IpAddr) -> Option<TargetRoute> {
+        None
+    }
+}
+
+fn usage(field: &str, message: String) -> ErrorBody {
+    ErrorBody { code: ErrorCode::Usage, message, field: Some(field.to_owned()) }
+}
+
+/// The packet as the program would describe it, with its ICMP type and code.
+fn packet(request: &ExplainRequest) -> Result<(Packet, Option<[u8; 2]>), ErrorBody> {
+    let (source, destination) = (request.source, request.destination);
+    let v6 = source.is_ipv6();
+    if v6 != destination.is_ipv6() {
+        return Err(usage(
+            "destination",
+            format!("{source} and {destination} are of different IP versions: no packet has both"),
+        ));
+    }
+    let protocol = request.protocol;
+    let mut packet = Packet { version: if v6 { 6 } else { 4 }, ..Packet::default() };
+    packet.key.source = addr::from_ip(source);
+    packet.key.destination = addr::from_ip(destination);
+    packet.key.protocol = protocol.0;
+    packet.vlan = request.vlan.unwrap_or_default();
+    let ports = [("source_port", request.source_port), ("destination_port", request.destination_port)];
+    if protocol.has_ports() {
+        if let Some((field, _)) = ports.into_iter().find(|(_, port)| port.is_none()) {
+            return Err(usage(
+                field,
+                format!("packets of {protocol} have ports: write them behind both addresses"),
+            ));
+        }
+        packet.key.source_port = request.source_port.unwrap_or_default().to_be_bytes();
+        packet.key.destination_port = request.destination_port.unwrap_or_default().to_be_bytes();
+    } else if let Some((field, _)) = ports.into_iter().find(|(_, port)| port.is_some()) {
+        return Err(usage(field, format!("packets of {protocol} have no ports")));
+    }
+    match (request.flags, protocol.0) {
+        (flags, 6) => packet.flags = flags.map_or(netfast_common::wire::SYN, |flags| flags.value),
+        (Some(_), _) => return Err(usage("flags", format!("packets of {protocol} have no TCP flags"))),
+        (None, _) => {}
+    }
+    let icmp = match (request.icmp, protocol.0) {
+        (kind, 1 | 58) => {
+            let kind = kind.unwrap_or(IcmpKind::number(if v6 { 128 } else { 8 }, Some(0)));
+            let number = kind.type_in(v6);
+            let number = number.ok_or_else(|| usage("icmp", format!("{protocol} has no type {kind}")))?;
+            Some([number, kind.code.unwrap_or_default()])
+        }
+        (Some(_), _) => return Err(usage("icmp", format!("packets of {protocol} have no ICMP type"))),
+        (None, _) => None,
+    };
+    Ok((packet, icmp))
+}
+
+/// The service that listens at the packet's destination.
+fn service(rules: &Rules, request: &ExplainRequest) -> Option<String> {
+    let port = request.destination_port?;
+    let listens = |listen: &crate::api::types::Endpoint| {
+        listen.address == request.destination && (listen.ports.low..=listen.ports.high).contains(&port)
+    };
+    let transport = match request.protocol.0 {
+        6 => Transport::Tcp,
+        17 => Transport::Udp,
+        _ => return None,
+    };
+    let forward = rules.forwards.iter().find(|f| f.protocol == transport && listens(&f.listen));
+    let forward = forward.map(|forward| format!("forward {}", forward.name));
+    let echo = || {
+        let found = rules.echoes.iter().find(|echo| transport == Transport::Udp && listens(&echo.listen));
+        found.map(|echo| format!("echo {}", echo.listen))
+    };
+    forward.or_else(echo)
+}
+
+impl Shared {
+    /// What would become of a packet that belongs to no flow.
+    pub(super) fn explain(&self, request: &ExplainRequest) -> Result<ExplainReply, ErrorBody> {
+        let (packet, icmp) = packet(request)?;
+        let host = self.netlink.host();
+        let ifindex = match &request.interface {
+            None => 0,
+            Some(name) => host.ifindex(name).ok_or_else(|| ErrorBody {
+                code: ErrorCode::NotFound,
+                message: format!("there is no interface {name:?} (see `ip link`)"),
+                field: Some("interface".to_owned()),
+            })?,
+        };
+        let snapshot = self.snapshot.load();
+        let rules = &snapshot.intent.rules;
+        let expanded = compile::expand(rules, &snapshot.ids, &Names(&host), &mut Vec::new())?;
+        let mut reply = ExplainReply {
+            schema_version: SCHEMA_VERSION,
+            revision: snapshot.intent.revision,
+            verdict: FilterAction::Allow,
+            decided_by: None,
+            policy: None,
+            passes: Vec::new(),
+            service: service(rules, request),
+        };
+        for (rule, at) in expanded.rules.iter().zip(&expanded.positions) {
+            if !rule.matches(&packet, ifindex, icmp) {
+                continue;
+            }
+            let at = *at as usize;
+            match rules.filters.get(at) {
+                Some(filter) => {
+                    let decider = Decider { position: at + 1, rule: filter.clone() };
+                    if filter.action.goes_on() {
+                        // Several matches of one rule are one.
+                        if reply.passes.last() != Some(&decider) {
+                            reply.passes.push(decider);
+                        }
+                        continue;
+                    }
+                    reply.verdict = filter.action;
+                    reply.decided_by = Some(decider);
+                }
+                None => {
+                    reply.verdict = FilterAction::Drop;
+                    reply.policy = request.interface.clone();
+                }
+            }
+            break;
+        }
+        Ok(reply)
+    }
+}
