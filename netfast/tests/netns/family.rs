@@ -68,3 +68,28 @@ fn names_by_the_other_version() -> Result<()> {
     }
     world.sound()
 }
+
+/// The way to the targets takes less than they say: netfast tells the clients, each in the numbers of its own version.
+#[test]
+fn path_mtu_of_the_other_version() -> Result<()> {
+    need!("nginx", "curl");
+    let world = World::new("familymtu")?.web()?;
+    let hash = world.bulk()?;
+    for device in ["lan1", "lan2"] {
+        world.host.ip(&["link", "set", "dev", device, "mtu", "1400"])?;
+    }
+    world.netfast(&format!("forward add up tcp [{SERVICE6}]:80 --to {}:8080", TARGETS[0]))?;
+    world.netfast(&format!("forward add down tcp {SERVICE}:80 --to [{}]:8080", TARGETS6[1]))?;
+    for (service, address, target, mtu) in
+        [(format!("[{SERVICE6}]"), SERVICE6, "target1", 1420), (SERVICE.to_owned(), SERVICE, "target2", 1380)]
+    {
+        let up = world.bulk_file();
+        let line = format!("curl -sSf -g --max-time 60 -T {} http://{service}/put/up", up.display());
+        world.client.run(&line.split(' ').collect::<Vec<_>>())?;
+        assert_eq!(hash, peers::hash(&world.bed.dir().join(target).join("put/up"))?, "uploaded by {service}");
+        let learned = world.client.run(&["ip", "route", "get", address])?;
+        assert!(learned.contains(&format!("mtu {mtu} ")), "{learned}");
+    }
+    assert!(world.reason("mtu_exceeded")? > 0);
+    world.sound()
+}
