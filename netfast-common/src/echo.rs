@@ -32,6 +32,13 @@ impl Bucket {
         Bucket { tag, refilled: now, tokens: hz as u64 * burst as u64 }
     }
 
+    /// Whether it is as full as one of a new source: then it can be given away.
+    #[inline(always)]
+    pub const fn is_full(&self, now: u32, hz: u32, rate: u32, burst: u32) -> bool {
+        self.tokens + crate::flow::elapsed(now, self.refilled) as u64 * rate as u64
+            >= hz as u64 * burst as u64
+    }
+
     /// Refills the bucket and takes a packet's tokens. Returns whether there were enough.
     #[inline(always)]
     pub fn take(&mut self, now: u32, hz: u32, rate: u32, burst: u32) -> bool {

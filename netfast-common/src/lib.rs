@@ -17,6 +17,7 @@ pub mod family;
 pub mod flow;
 pub mod hash;
 pub mod maglev;
+pub mod quota;
 pub mod reason;
 pub mod rewrite;
 pub mod services;

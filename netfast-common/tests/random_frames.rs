@@ -24,7 +24,12 @@ fn batch(seed: u64, count: usize) -> (usize, BTreeMap<Reason, usize>) {
         let mut frame = mutate::good(&mut random);
         mutate::spoil(&mut random, &mut frame);
         match catch_unwind(AssertUnwindSafe(|| check::check(&frame))) {
-            Ok(Ok(_)) => read += 1,
+            Ok(Ok(packet)) => {
+                read += 1;
+                if let Some(reason) = packet.unusual() {
+                    *refused.entry(reason).or_default() += 1;
+                }
+            }
             Ok(Err(reason)) => *refused.entry(reason).or_default() += 1,
             Err(panic) => {
                 // What a regression test needs.
@@ -45,6 +50,10 @@ fn no_frame_breaks_anything() {
         Reason::Malformed,
         Reason::DeepVlan,
         Reason::SourceRoute,
+        Reason::BadChecksum,
+        Reason::Martian,
+        Reason::TcpFlags,
+        Reason::IpOptions,
         Reason::Ipv6Extensions,
         Reason::TinyFragment,
     ] {

@@ -10,7 +10,7 @@ use netfast_common::{
     },
     checksum::Delta,
     rewrite::{self, Words},
-    wire::{FIN, RST, SYN, TCP, UDP},
+    wire::{ACK, FIN, RST, SYN, TCP, UDP},
 };
 
 use crate::{
@@ -58,7 +58,7 @@ pub fn decide(ctx: &XdpContext, run: &Run) -> Option<u32> {
     }
 }
 
-/// Whether the transport header at `l4` is plain: TCP without SYN, FIN, RST, or UDP; lengths agree. `length`: what
+/// Whether the transport header at `l4` is plain: TCP with ACK and without SYN, FIN, RST, or UDP; lengths agree. `length`: what
 /// the IP header says is there.
 #[inline(always)]
 fn is_plain(l4: usize, end: usize, protocol: u8, length: usize) -> bool {
@@ -69,7 +69,7 @@ fn is_plain(l4: usize, end: usize, protocol: u8, length: usize) -> bool {
         // SAFETY: 20 bytes are there.
         let (offset, flags): (u8, u8) = unsafe { (load(l4 + 12), load(l4 + 13)) };
         let header = (offset >> 4) as usize * 4;
-        flags & (SYN | FIN | RST) == 0 && header >= 20 && header <= length
+        flags & (SYN | FIN | RST | ACK) == ACK && header >= 20 && header <= length
     } else if protocol == UDP {
         if l4 + 8 > end {
             return false;

@@ -128,6 +128,14 @@ pub static ECHO_LIMIT: Array<
     MMAP,
 > = Array::new();
 
+/// Token buckets of the quota of new flows, by source. Program writes and reads.
+#[btf_map]
+pub static SOURCE_LIMIT: Array<
+    [Bucket; BUCKETS_PER_SET],
+    { abi::SOURCE_BUCKETS as usize / BUCKETS_PER_SET },
+    MMAP,
+> = Array::new();
+
 /// Packets by interface, reason and verdict. Program writes, agent reads.
 #[btf_map]
 pub static INTERFACE_COUNTERS: PerCpuArray<Traffic, INTERFACE_COUNTER_ROWS> = PerCpuArray::new();

@@ -6,16 +6,20 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{FlowKey, Forward, MAGLEV_PER_CELL, MAX_FORWARDS, MAX_MAGLEV_CELLS, Mode, PolicyClass, Target},
+    abi::{
+        FlowKey, Forward, MAGLEV_PER_CELL, MAX_FORWARDS, MAX_MAGLEV_CELLS, Mode, PolicyClass, SOURCE_BUCKETS,
+        Target,
+    },
+    echo::BUCKETS_PER_SET,
     flow::{self, ORIGINAL, PORT_TRIES, REPLY, State},
-    hash,
+    hash, quota,
     wire::Packet,
 };
 
 use crate::{
     account::{self, Outcome},
     hops, log,
-    maps::{FLOW_COUNTERS, FLOWS, FORWARDS, HALF_OPEN, MAGLEV, TARGETS},
+    maps::{FLOW_COUNTERS, FLOWS, FORWARDS, HALF_OPEN, MAGLEV, SOURCE_LIMIT, TARGETS},
     run::Run,
     scratch::Scratch,
     slow, translate,
@@ -30,6 +34,9 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch:
     let Some(state) = State::first(packet.key.protocol, packet.flags) else {
         return slow::by_policy(run, PolicyClass::TcpNoFlow, Reason::TcpNoFlow);
     };
+    if !within_quota(run, packet) {
+        return Outcome::drop(Reason::FlowQuota);
+    }
     if forward.maglev_size == 0 {
         return Outcome::drop(Reason::NoTarget);
     }
@@ -87,6 +94,20 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch:
     }
     account::add(&FLOW_COUNTERS, index as u32, 0);
     translate::forward(ctx, run, packet, &scratch.flow.translated, way, target_index, ORIGINAL)
+}
+
+/// Whether the packet's source may open another flow now.
+#[inline(always)]
+pub fn within_quota(run: &Run, packet: &Packet) -> bool {
+    let config = run.config;
+    if config.flow_rate == 0 {
+        return true;
+    }
+    let tag = quota::tag(&packet.key.source, packet.version == 6, config.seed);
+    let sets = SOURCE_BUCKETS / BUCKETS_PER_SET as u32;
+    let Some(set) = SOURCE_LIMIT.get_ptr_mut((tag >> 1) & (sets - 1)) else { return true };
+    // SAFETY: the element is shared between CPUs; a lost update lets a flow more or less through, nothing else.
+    quota::admits(unsafe { &mut *set }, tag, run.now, config.hz, config.flow_rate, config.flow_burst)
 }
 
 /// The target that the forward's look-up table gives to the flow.

@@ -48,6 +48,8 @@ pub struct Scratch {
     pub allowed: u32,
     /// 1: the packet's flow has just ended because its forward was removed.
     pub ended: u32,
+    /// Reason of the unusual class that the packet is passed for, if the filter lets it; 0: it is a usual one.
+    pub unusual: u32,
     /// See [`Scratch::settle`].
     pub state: u32,
     /// Part of a datagram whose checksum is made.

@@ -46,8 +46,17 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
     if let Err(reason) = wire::parse(&mut cursor, packet) {
         return Step::Done(unreadable(run, if cursor.is_short() { Reason::HeadersSplit } else { reason }));
     }
-    if packet.is_martian() {
-        return Step::Done(by_policy(run, PolicyClass::Martian, Reason::Martian));
+    scratch.unusual = 0;
+    if let Some(reason) = packet.unusual() {
+        match policy_of(run, packet, reason) {
+            DROP => return Step::Done(Outcome::drop(reason)),
+            // To the kernel, but not past the filter.
+            PASS => {
+                scratch.unusual = reason as u32;
+                return Step::Filter;
+            }
+            _ => {}
+        }
     }
     if packet.destination_mac == run.interface.mac && packet.fragment == Fragment::No && packet.has_ports() {
         Step::Known
@@ -107,6 +116,9 @@ pub fn new_packet(ctx: &XdpContext, run: &Run) -> Step {
 /// See [`new_packet`].
 #[inline(always)]
 fn allowed_packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Outcome {
+    if scratch.unusual != 0 {
+        return Outcome::pass(unusual(scratch.unusual));
+    }
     if packet.destination_mac != run.interface.mac {
         return Outcome::pass(Reason::NotOurMac);
     }
@@ -158,13 +170,47 @@ fn service(run: &Run, packet: &Packet) -> u32 {
     }
 }
 
+const PASS: u32 = Policy::Pass as u32;
+const DROP: u32 = Policy::Drop as u32;
+const ACCEPT: u32 = Policy::Accept as u32;
+
+/// The operator's choice for a packet of an unusual class.
+#[inline(always)]
+fn policy_of(run: &Run, packet: &Packet, reason: Reason) -> u32 {
+    let class = match reason {
+        Reason::BadChecksum => PolicyClass::BadChecksum,
+        Reason::SourceRoute => PolicyClass::SourceRoute,
+        Reason::Martian => PolicyClass::Martian,
+        Reason::TcpFlags => PolicyClass::TcpFlags,
+        // Options are usual where IGMP asks for routers (RFC 2113): only what is for this station is looked at.
+        _ if packet.destination_mac != run.interface.mac => return ACCEPT,
+        _ => PolicyClass::IpOptions,
+    };
+    run.config.policies[class as usize]
+}
+
+/// The reason of a number that `read` has noted.
+#[inline(always)]
+const fn unusual(number: u32) -> Reason {
+    const BAD_CHECKSUM: u32 = Reason::BadChecksum as u32;
+    const SOURCE_ROUTE: u32 = Reason::SourceRoute as u32;
+    const MARTIAN: u32 = Reason::Martian as u32;
+    const TCP_FLAGS: u32 = Reason::TcpFlags as u32;
+    match number {
+        BAD_CHECKSUM => Reason::BadChecksum,
+        SOURCE_ROUTE => Reason::SourceRoute,
+        MARTIAN => Reason::Martian,
+        TCP_FLAGS => Reason::TcpFlags,
+        _ => Reason::IpOptions,
+    }
+}
+
 /// A frame without a five-tuple.
 #[inline(always)]
 fn unreadable(run: &Run, reason: Reason) -> Outcome {
     match reason {
         Reason::Malformed | Reason::HeadersSplit => by_policy(run, PolicyClass::Malformed, reason),
         Reason::DeepVlan => by_policy(run, PolicyClass::DeepVlan, reason),
-        Reason::SourceRoute => by_policy(run, PolicyClass::SourceRoute, reason),
         Reason::Ipv6Extensions => by_policy(run, PolicyClass::Ipv6Extensions, reason),
         Reason::TinyFragment => by_policy(run, PolicyClass::TinyFragment, reason),
         _ => Outcome::pass(reason),

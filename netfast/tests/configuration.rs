@@ -185,5 +185,5 @@ fn ranges_are_the_programs() {
             seen += 1;
         }
     }
-    assert_eq!(13, seen);
+    assert_eq!(16, seen);
 }

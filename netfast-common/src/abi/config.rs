@@ -40,6 +40,10 @@ pub struct Config {
     pub log_rate: u32,
     /// ICMP errors and TCP resets that each CPU may make in a second; 0 is none.
     pub error_rate: u32,
+    /// New flows that one source (IPv4 address, IPv6 /64) may open in a second; 0: any number.
+    pub flow_rate: u32,
+    /// New flows that it may open at once.
+    pub flow_burst: u32,
     /// Unused; zero.
     pub reserved: u32,
 }
@@ -80,6 +84,8 @@ pub enum Policy {
     Pass = 0,
     /// Dropped.
     Drop = 1,
+    /// Treated as any other packet.
+    Accept = 2,
 }
 
 /// Classes of frames with a policy of their own. The agent's configuration key is the label in lower case.
@@ -102,11 +108,17 @@ pub enum PolicyClass {
     Martian = 6,
     /// A TCP segment that belongs to no flow and does not open one, to a forwarded port.
     TcpNoFlow = 7,
+    /// TCP flags that no connection has.
+    TcpFlags = 8,
+    /// IPv4 options other than source routes (RFC 7126).
+    IpOptions = 9,
+    /// IPv4 header checksum is wrong.
+    BadChecksum = 10,
 }
 
 impl PolicyClass {
     /// Number of classes.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 11;
     /// Every class with its configuration key, its default and one line of help.
     pub const TABLE: [(PolicyClass, &'static str, Policy, &'static str); Self::COUNT] = [
         (Self::Malformed, "malformed", Policy::Drop, "lengths that contradict each other, truncated headers"),
@@ -122,7 +134,23 @@ impl PolicyClass {
         ),
         (Self::Martian, "martian", Policy::Drop, "source addresses that can never be one"),
         (Self::TcpNoFlow, "tcp_no_flow", Policy::Pass, "TCP to a forwarded port that belongs to no flow"),
+        (Self::TcpFlags, "tcp_flags", Policy::Drop, "TCP flags that no connection has"),
+        (Self::IpOptions, "ip_options", Policy::Accept, "IPv4 options other than source routes (RFC 7126)"),
+        (Self::BadChecksum, "bad_checksum", Policy::Drop, "IPv4 header checksums that are wrong"),
     ];
+
+    /// The words that the operator may choose from.
+    pub const fn choices(self) -> &'static [(&'static str, Policy)] {
+        match self {
+            Self::IpOptions => &[("accept", Policy::Accept), ("pass", Policy::Pass), ("drop", Policy::Drop)],
+            _ => &[("pass", Policy::Pass), ("drop", Policy::Drop)],
+        }
+    }
+
+    /// Whether packets of the class cannot be read to their ports: those that are passed have not been seen by the filter.
+    pub const fn is_unread(self) -> bool {
+        matches!(self, Self::Malformed | Self::DeepVlan | Self::Ipv6Extensions | Self::TinyFragment)
+    }
 }
 
-pod!(Config => 116);
+pod!(Config => 136);

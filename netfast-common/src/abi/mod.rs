@@ -88,6 +88,8 @@ pub const TAIL_CALLS: &[(u32, &str)] = &[
 ];
 /// Buckets of the echo rate limiter.
 pub const ECHO_BUCKETS: u32 = 16_384;
+/// Buckets of the quota of new flows per source (16 bytes each).
+pub const SOURCE_BUCKETS: u32 = 65_536;
 
 /// Marks a `repr(C)` type without implicit padding, valid for any bit pattern, as aya's `Pod`.
 macro_rules! pod {

@@ -66,7 +66,7 @@ fn extensions<C: Cursor>(cursor: &mut C, packet: &mut Packet, payload: usize) ->
         let head: [u8; 4] = cursor.take().ok_or(Reason::Malformed)?;
         let mut length = (head[1] as usize + 1) * 8;
         if next == ROUTING && head[3] != 0 {
-            return Err(Reason::SourceRoute);
+            packet.source_route = true;
         } else if next == AUTHENTICATION {
             length = (head[1] as usize + 2) * 4;
         } else if next == FRAGMENT {

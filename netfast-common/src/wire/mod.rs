@@ -93,6 +93,10 @@ pub struct Packet {
     /// Offset from the IP header of what holds the identification of a fragment's datagram: IPv4 (two bytes) or the last word
     /// of the IPv6 fragment header. 0 for what is no fragment.
     pub identification: u16,
+    /// IPv4 source-route option, or IPv6 routing header with segments left.
+    pub source_route: bool,
+    /// IPv4 header checksum is wrong.
+    pub bad_checksum: bool,
     /// UDP checksum field is zero.
     pub no_udp_checksum: bool,
     /// Addresses and protocol; ports too if [`Packet::has_ports`].
@@ -132,6 +136,41 @@ impl Packet {
         } else {
             let (high, low) = crate::addr::words(source);
             source[0] == 0xff || (high == 0 && low == 1) || is_v4(source) || is_v4(&self.key.destination)
+        }
+    }
+
+    /// Whether it has IPv4 options, of whatever kind.
+    #[inline(always)]
+    pub const fn has_options(&self) -> bool {
+        self.version == 4 && self.l4 > self.l3 + 20
+    }
+
+    /// Whether it is a TCP segment whose flags no connection has: neither ACK nor RST nor SYN (null, FIN alone, "xmas"),
+    /// or SYN with FIN, SYN with RST, FIN with RST (RFC 9293 3.10.7: all of them are dropped by an end, or answered so
+    /// that they tell about it).
+    #[inline(always)]
+    pub const fn has_odd_flags(&self) -> bool {
+        self.key.protocol == TCP
+            && self.has_ports()
+            && (self.flags & (SYN | RST | ACK) == 0 || (self.flags & (SYN | FIN | RST)).count_ones() > 1)
+    }
+
+    /// The class of unusual packets that it belongs to, if any; the first of several. All of these have been read to the
+    /// ports, so that the filter can be asked before one of them is handed to the kernel.
+    #[inline(always)]
+    pub fn unusual(&self) -> Option<Reason> {
+        if self.bad_checksum {
+            Some(Reason::BadChecksum)
+        } else if self.source_route {
+            Some(Reason::SourceRoute)
+        } else if self.is_martian() {
+            Some(Reason::Martian)
+        } else if self.has_odd_flags() {
+            Some(Reason::TcpFlags)
+        } else if self.has_options() {
+            Some(Reason::IpOptions)
+        } else {
+            None
         }
     }
 

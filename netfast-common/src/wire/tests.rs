@@ -90,11 +90,78 @@ fn ipv4_options() {
     assert_eq!((packet.l4, packet.destination_port()), (38, 53), "the ports stand behind the options");
     let packet = read4(&[7, 7, 4, 0, 0, 0, 0, 0], 0, &udp(b""), UDP).unwrap();
     assert_eq!(packet.l4, 42);
-    assert_eq!(read4(&[131, 7, 4, 1, 2, 3, 4, 0], 0, &udp(b""), UDP), Err(Reason::SourceRoute));
-    assert_eq!(read4(&[1, 137, 3, 4], 0, &udp(b""), UDP), Err(Reason::SourceRoute));
+    assert!(packet.has_options() && !packet.source_route);
+    for options in [&[131, 7, 4, 1, 2, 3, 4, 0][..], &[1, 137, 3, 4]] {
+        let packet = read4(options, 0, &udp(b""), UDP).unwrap();
+        assert!(packet.source_route);
+        assert_eq!(53, packet.destination_port(), "the filter can be asked all the same");
+    }
     assert_eq!(read4(&[7, 9, 4, 0], 0, &udp(b""), UDP), Err(Reason::Malformed), "longer than the header");
     assert_eq!(read4(&[7, 1, 4, 0], 0, &udp(b""), UDP), Err(Reason::Malformed), "shorter than an option");
     assert_eq!(read4(&[1, 1, 1, 7], 0, &udp(b""), UDP), Err(Reason::Malformed), "an option without length");
+}
+
+/// The header checksum is right only if every word of the header, options included, is in it (RFC 791 3.1).
+#[test]
+fn ipv4_header_checksum() {
+    for options in [&[][..], &[1, 1, 1, 0], &[7, 7, 4, 0xff, 0xff, 0xff, 0xff, 0]] {
+        let mut packet = ipv4(UDP, options, 0, &udp(b"data"));
+        let length = 20 + options.len();
+        let sum = crate::checksum::full(&[&packet[..length]]);
+        packet[10..12].copy_from_slice(&sum);
+        let read = |packet: &[u8]| parse_slice(&frame(&[5], 0x0800, packet)).unwrap();
+        assert!(!read(&packet).bad_checksum);
+        for at in (1..length).filter(|at| ![2, 3, 6, 7].contains(at)) {
+            let mut wrong = packet.clone();
+            wrong[at] ^= 0x40;
+            // What makes the header unreadable is told first.
+            if let Ok(read) = parse_slice(&frame(&[5], 0x0800, &wrong)) {
+                assert_eq!(Some(Reason::BadChecksum), read.unusual(), "byte {at} of {packet:02x?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tcp_flags_that_no_connection_has() {
+    let (psh, urg) = (0x08, 0x20);
+    let odd = |flags| {
+        let mut packet = read4(&[], 0, &tcp(flags), TCP).unwrap();
+        packet.bad_checksum = false;
+        packet.unusual() == Some(Reason::TcpFlags)
+    };
+    for flags in [
+        0,
+        psh,
+        psh | urg,
+        FIN,
+        FIN | psh | urg,
+        SYN | FIN,
+        SYN | FIN | ACK,
+        SYN | RST,
+        FIN | RST | ACK,
+        0x3f,
+        0xff,
+        0xc0,
+    ] {
+        assert!(odd(flags), "{flags:#x}");
+    }
+    for flags in [
+        SYN,
+        SYN | psh,
+        SYN | ACK,
+        SYN | 0xc0,
+        ACK,
+        ACK | psh,
+        ACK | urg,
+        FIN | ACK,
+        FIN | ACK | psh | urg,
+        RST,
+        RST | ACK,
+    ] {
+        assert!(!odd(flags), "{flags:#x}");
+    }
+    assert!(!read4(&[], 0x2010, &tcp(0), TCP).unwrap().has_odd_flags(), "a later fragment has no flags");
 }
 
 #[test]
@@ -139,8 +206,10 @@ fn ipv6_extension_headers() {
     let packet =
         read(60, &with(&[51, 0, 0, 0, 0, 0, 0, 0, UDP, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &udp(b""))).unwrap();
     assert_eq!((packet.l4, packet.key.protocol), (74, UDP), "destination options, then AH");
-    assert_eq!(read(43, &with(&[UDP, 0, 0, 1, 0, 0, 0, 0], &udp(b""))), Err(Reason::SourceRoute));
-    assert!(read(43, &with(&[UDP, 0, 0, 0, 0, 0, 0, 0], &udp(b""))).is_ok(), "no segments left");
+    let routed = read(43, &with(&[UDP, 0, 0, 1, 0, 0, 0, 0], &udp(b""))).unwrap();
+    assert_eq!((routed.unusual(), routed.destination_port()), (Some(Reason::SourceRoute), 53));
+    let arrived = read(43, &with(&[UDP, 0, 0, 0, 0, 0, 0, 0], &udp(b""))).unwrap();
+    assert_eq!(None, arrived.unusual(), "no segments left");
     let first = read(44, &with(&[UDP, 0, 0, 1, 0, 0, 0, 9], &udp(b""))).unwrap();
     assert_eq!((first.fragment, first.has_ports()), (Fragment::First, true));
     let later = read(44, &with(&[UDP, 0, 0x01, 0x00, 0, 0, 0, 9], &[0; 8])).unwrap();

@@ -323,6 +323,7 @@ fn settings() -> Settings {
         policies: PolicyClass::TABLE.map(|(_, _, policy, _)| policy),
         log_rate: 0,
         error_rate: 0,
+        flow_quota: (0, 1),
     }
 }
 

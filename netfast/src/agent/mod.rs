@@ -218,6 +218,7 @@ pub(crate) fn settings(config: &AgentConfig) -> Settings {
         policies: PolicyClass::TABLE.map(|(class, _, _, _)| config.policy.get(class)),
         log_rate: config.log.datapath_rate,
         error_rate: config.limits.errors_per_second,
+        flow_quota: (config.limits.new_flows_per_source, config.limits.new_flows_burst),
     }
 }
 

@@ -39,7 +39,7 @@ struct Report {
 
 /// What only an agent.toml has at its top level.
 const AGENT_KEYS: &[&str] =
-    &["agent", "interface", "metrics", "tables", "nat", "timeouts", "policy", "log", "rules_file"];
+    &["agent", "interface", "metrics", "tables", "nat", "timeouts", "limits", "policy", "log", "rules_file"];
 
 impl Check {
     /// Checks it.

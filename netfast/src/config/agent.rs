@@ -208,16 +208,31 @@ impl Default for Timeouts {
 pub struct Limits {
     /// ICMP errors and TCP resets that each CPU may make in a second (RFC 1812 4.3.2.8, RFC 4443 2.4 f); 0: none.
     pub errors_per_second: u32,
+    /// New flows that one source (IPv4 address, IPv6 /64) may open in a second; 0: any number.
+    pub new_flows_per_source: u32,
+    /// New flows that it may open at once.
+    pub new_flows_burst: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { errors_per_second: 1_000 }
+        Self { errors_per_second: 1_000, new_flows_per_source: 5_000, new_flows_burst: 10_000 }
     }
 }
 
-/// Most answers a second and CPU that can be asked for.
-const MAX_ERRORS: u32 = 10_000_000;
+impl Limits {
+    fn problems(&self, mut add: impl FnMut(&'static str, String)) {
+        for (key, rate, least, most) in [
+            ("errors_per_second", self.errors_per_second, 0, 10_000_000),
+            ("new_flows_per_source", self.new_flows_per_source, 0, 10_000_000),
+            ("new_flows_burst", self.new_flows_burst, 1, 100_000_000),
+        ] {
+            if !(least..=most).contains(&rate) {
+                add(key, format!("{key} = {rate} is not in {least} to {most}"));
+            }
+        }
+    }
+}
 
 /// `[log]`: how much is told.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -235,7 +250,7 @@ impl Default for Log {
     }
 }
 
-/// `[policy]`: `"pass"` or `"drop"` for each class of [`PolicyClass::TABLE`].
+/// `[policy]`: one of [`PolicyClass::choices`] for each class of [`PolicyClass::TABLE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyTable([Policy; PolicyClass::COUNT]);
 
@@ -281,8 +296,7 @@ impl<'de> Deserialize<'de> for PolicyTable {
             fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<PolicyTable, A::Error> {
                 let mut table = PolicyTable::default();
                 while let Some(Class(at)) = map.next_key()? {
-                    let Word(policy) = map.next_value()?;
-                    table.0[at] = policy;
+                    table.0[at] = map.next_value_seed(Word(PolicyClass::TABLE[at].0))?;
                 }
                 Ok(table)
             }
@@ -305,15 +319,19 @@ impl<'de> Deserialize<'de> for Class {
     }
 }
 
-struct Word(Policy);
+/// Reads a word for a class.
+struct Word(PolicyClass);
 
-impl<'de> Deserialize<'de> for Word {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        match String::deserialize(d)?.as_str() {
-            "pass" => Ok(Self(Policy::Pass)),
-            "drop" => Ok(Self(Policy::Drop)),
-            other => Err(de::Error::custom(ParseError::word(other, &["pass", "drop"]))),
-        }
+impl<'de> de::DeserializeSeed<'de> for Word {
+    type Value = Policy;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Policy, D::Error> {
+        let word = String::deserialize(d)?;
+        let choices = self.0.choices();
+        choices.iter().find(|(choice, _)| *choice == word).map(|(_, policy)| *policy).ok_or_else(|| {
+            let words: Vec<&str> = choices.iter().map(|(choice, _)| *choice).collect();
+            de::Error::custom(ParseError::word(&word, &words))
+        })
     }
 }
 
@@ -344,7 +362,16 @@ impl AgentConfig {
 
     /// What works, but is hardly meant or not what the RFCs ask for: a sentence each.
     pub fn warnings(&self) -> Vec<String> {
-        self.timeouts.advice()
+        let mut warnings = self.timeouts.advice();
+        for (class, key, ..) in PolicyClass::TABLE {
+            if class.is_unread() && self.policy.get(class) == Policy::Pass {
+                warnings.push(format!(
+                    "[policy] {key} = \"pass\": the ports of such packets cannot be read, so they get to this host \
+                     whatever the filter says of ports"
+                ));
+            }
+        }
+        warnings
     }
 
     /// What cannot work although it has the right form: paths of keys and what is wrong there.
@@ -355,11 +382,7 @@ impl AgentConfig {
         };
         self.tables.problems(|key, message| add("tables", key, message));
         self.timeouts.problems(|key, message| add("timeouts", key, message));
-        if self.limits.errors_per_second > MAX_ERRORS {
-            let rate = self.limits.errors_per_second;
-            let message = format!("errors_per_second = {rate} is not in 0 to {MAX_ERRORS}");
-            add("limits", "errors_per_second", message);
-        }
+        self.limits.problems(|key, message| add("limits", key, message));
         if self.nat.ports.low < 1024 {
             let message = format!("ports {} include system ports; begin at 1024 or above", self.nat.ports);
             add("nat", "ports", message);

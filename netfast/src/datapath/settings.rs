@@ -38,6 +38,8 @@ pub struct Settings {
     pub log_rate: u32,
     /// ICMP errors and TCP resets a second and CPU.
     pub error_rate: u32,
+    /// New flows that one source may open in a second (0: any number), and at once.
+    pub flow_quota: (u32, u32),
 }
 
 /// Shortest idle time of a confirmed flow: a cached line lives for one unit of about a second at least, and two units may
@@ -131,6 +133,9 @@ pub(super) fn write(datapath: &Datapath, settings: &Settings) {
     }
     store(offset_of!(Config, log_rate), settings.log_rate);
     store(offset_of!(Config, error_rate), settings.error_rate);
+    let (rate, burst) = settings.flow_quota;
+    store(offset_of!(Config, flow_burst), burst);
+    store(offset_of!(Config, flow_rate), rate);
 
     // Masks before strides would let a CPU read its neighbour's part; both are only changed while no rule set is live.
     if datapath.generation() == 0 {

@@ -4,15 +4,18 @@ use netfast_common::{
     Reason::*,
     Verdict::*,
     abi::{Policy, PolicyClass},
-    wire::{ACK, SYN},
+    wire::{ACK, FIN, RST, SYN},
 };
 
 use crate::{
-    bed::{Bed, Case, scenarios},
+    bed::{Bed, CLIENT_SIDE, Case, scenarios},
     frames::{Extension, Frame, tcp, udp},
 };
 
-scenarios! { every_class_both_ways, defaults }
+scenarios! {
+    every_class_both_ways, defaults, nothing_gets_past_the_filter_by_being_unusual, no_cached_flow_hides_odd_flags,
+    options_are_accepted_where_they_may,
+}
 
 /// Frames of each class.
 fn cases() -> Vec<(PolicyClass, Vec<Case>)> {
@@ -35,6 +38,9 @@ fn cases() -> Vec<(PolicyClass, Vec<Case>)> {
         PolicyClass::TinyFragment => TinyFragment,
         PolicyClass::Martian => Martian,
         PolicyClass::TcpNoFlow => TcpNoFlow,
+        PolicyClass::TcpFlags => TcpFlags,
+        PolicyClass::IpOptions => IpOptions,
+        PolicyClass::BadChecksum => BadChecksum,
     };
     let of = |class, frames: Vec<(&'static str, Vec<u8>)>| {
         (class, frames.into_iter().map(|(what, frame)| (what, frame, Drop, reason(class))).collect())
@@ -156,7 +162,41 @@ fn cases() -> Vec<(PolicyClass, Vec<Case>)> {
             vec![
                 ("ACK out of the blue", syn.flags(ACK).bytes()),
                 ("SYN ACK out of the blue", syn.flags(SYN | ACK).bytes()),
+            ],
+        ),
+        of(
+            PolicyClass::TcpFlags,
+            vec![
                 ("no flag at all", syn.flags(0).bytes()),
+                ("FIN alone", syn.flags(FIN).bytes()),
+                ("SYN FIN", syn.flags(SYN | FIN).bytes()),
+                ("SYN RST", syn.flags(SYN | RST).bytes()),
+                ("SYN FIN ACK", syn.flags(SYN | FIN | ACK).bytes()),
+                ("FIN RST ACK", syn.flags(FIN | RST | ACK).bytes()),
+                ("IPv6, no flag at all", tcp("[2001:db8::1]:4000", "[2001:db8::10]:443", 0).bytes()),
+            ],
+        ),
+        of(
+            PolicyClass::IpOptions,
+            vec![
+                ("record route", Frame { options: vec![7, 7, 4, 0, 0, 0, 0, 0], ..v4.clone() }.bytes()),
+                ("padding", Frame { options: vec![1, 1, 1, 0], ..syn.flags(ACK) }.bytes()),
+            ],
+        ),
+        of(
+            PolicyClass::BadChecksum,
+            vec![
+                ("one bit", patched(&v4, 25, v4.bytes()[25] ^ 1)),
+                ("none", {
+                    let mut bytes = syn.bytes();
+                    bytes[24..26].fill(0);
+                    bytes
+                }),
+                ("of a header with options", {
+                    let mut bytes = Frame { options: vec![7, 7, 4, 0, 0, 0, 0, 0], ..v4.clone() }.bytes();
+                    bytes[38] ^= 4;
+                    bytes
+                }),
             ],
         ),
     ]
@@ -188,9 +228,70 @@ fn defaults(bed: &mut Bed) {
     bed.rules(RULES);
     for (class, mut cases) in cases() {
         let (.., default, _) = PolicyClass::TABLE[class as usize];
+        if default == Policy::Accept {
+            continue;
+        }
         if default == Policy::Pass {
             cases.iter_mut().for_each(|case| case.2 = Pass);
         }
         bed.table(&cases);
+    }
+}
+
+/// Each class with each policy that it has, against rules that drop the ports that its packets are for: by address, by
+/// port, by protocol. Only packets whose ports cannot be read may get to the kernel, and only if the operator passes them.
+fn nothing_gets_past_the_filter_by_being_unusual(bed: &mut Bed) {
+    let drop = |what: &str| format!("[[filter]]\naction = \"drop\"\n{what}\n");
+    let by_port =
+        ["udp", "tcp"].map(|protocol| drop(&format!("proto = \"{protocol}\"\ndport = \"1-65535\""))).concat();
+    let by_protocol = ["udp", "tcp"].map(|protocol| drop(&format!("proto = \"{protocol}\""))).concat();
+    for (what, filter) in [("by port", by_port), ("by protocol", by_protocol), ("all", drop(""))] {
+        bed.rules(&format!("{RULES}{filter}"));
+        for (class, cases) in cases() {
+            for (word, policy) in class.choices() {
+                bed.sandbox.configure(|settings| settings.policies[class as usize] = *policy);
+                for (case, frame, ..) in &cases {
+                    let ran = bed.run(case, CLIENT_SIDE.0, frame);
+                    let (verdict, reason) = (ran.verdict().unwrap(), ran.reason().unwrap());
+                    let context =
+                        format!("{class:?} = {word}, {case}, filtered {what}: {verdict:?} {reason:?}");
+                    if *policy == Policy::Drop {
+                        assert_eq!(Drop, verdict, "{context}");
+                    } else if class.is_unread() || (class == PolicyClass::Fragment && what == "by port") {
+                        // A later fragment is nothing without its first one, which the filter has dropped.
+                        assert!(verdict == Pass || reason == FilterDrop, "{context}");
+                    } else {
+                        assert_eq!((Drop, FilterDrop), (verdict, reason), "{context}");
+                    }
+                }
+            }
+            let (.., default, _) = PolicyClass::TABLE[class as usize];
+            bed.sandbox.configure(|settings| settings.policies[class as usize] = default);
+        }
+    }
+}
+
+/// Flags that a flow has no use for do not go by the cache, either.
+fn no_cached_flow_hides_odd_flags(bed: &mut Bed) {
+    bed.rules(RULES);
+    let (data, sent) = bed.connect("198.51.100.1:4100", "192.0.2.10:443", "10.0.0.11:8443");
+    bed.replied("data back", &data, &sent.answer());
+    bed.nat("cached", &data, "10.0.0.11:8443");
+    for flags in [0, FIN, SYN | FIN, SYN | RST, FIN | RST | ACK] {
+        bed.expect("odd flags, of a cached flow", &data.flags(flags), Drop, TcpFlags);
+    }
+    assert_eq!(sent.source, bed.nat("which goes on", &data, "10.0.0.11:8443").source);
+}
+
+fn options_are_accepted_where_they_may(bed: &mut Bed) {
+    bed.rules(RULES);
+    let (data, _) = bed.connect("198.51.100.1:4101", "192.0.2.10:443", "10.0.0.11:8443");
+    let options = Frame { options: vec![7, 7, 4, 0, 0, 0, 0, 0], ..data };
+    bed.nat("accepted: of a flow", &options, "10.0.0.11:8443");
+    let other = Frame { to: [2; 6], ..options.clone() };
+    for (policy, verdict) in [(Policy::Drop, Drop), (Policy::Pass, Pass)] {
+        bed.sandbox.configure(|settings| settings.policies[PolicyClass::IpOptions as usize] = policy);
+        bed.expect("not accepted", &options, verdict, IpOptions);
+        bed.expect("another station's options are not looked at", &other, Pass, NotOurMac);
     }
 }

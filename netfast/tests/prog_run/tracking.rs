@@ -23,7 +23,7 @@ use crate::{
 scenarios! {
     only_who_sees_the_answer_confirms, a_forged_reset_does_not_end_a_connection, a_half_closed_connection_lives_on,
     each_state_lives_for_its_time, a_refused_connection_stays_half_open, no_stale_line_acts,
-    a_line_is_not_revived_by_longer_times,
+    a_line_is_not_revived_by_longer_times, a_source_has_its_quota_of_new_flows,
 }
 
 const WEB: (&str, &str) = ("192.0.2.10:443", "10.0.0.11:8443");
@@ -279,6 +279,41 @@ fn a_line_is_not_revived_by_longer_times(bed: &mut Bed) {
     assert!(bed.sandbox.flows().unwrap().is_empty());
     bed.nat("by a new flow", &query, DNS.1);
     assert_eq!(2, bed.sandbox.flows().unwrap().len(), "not by the line");
+}
+
+/// One source that floods leaves the others unaffected.
+fn a_source_has_its_quota_of_new_flows(bed: &mut Bed) {
+    bed.rules(&format!("{}{}", rules(), forward("dns6", "udp", "[2001:db8::10]:53", "nat", "[fd00::53]:53")));
+    bed.sandbox.configure(|settings| settings.flow_quota = (1, 20));
+    let (data, sent) = bed.connect(CLIENT, WEB.0, WEB.1);
+    let mut opened = [0; 2];
+    for number in 0..200u16 {
+        let v4 = udp(&format!("198.51.100.1:{}", 6000 + number), DNS.0);
+        // Another address of the same /64 each time.
+        let v6 = udp(&format!("[2001:db8:1::{:x}]:6000", number + 1), "[2001:db8::10]:53");
+        for (at, query) in [v4, v6].into_iter().enumerate() {
+            let ran = bed.run("flood", CLIENT_SIDE.0, &query.bytes());
+            match ran.reason() {
+                Some(FlowQuota) => assert_eq!(Some(Drop), ran.verdict()),
+                reason => {
+                    assert_eq!(Some(Forwarded), reason);
+                    opened[at] += 1;
+                }
+            }
+        }
+        if number % 10 == 0 {
+            let (subnet, client) = (number / 10 + 2, number / 10 + 1);
+            bed.nat("another address", &udp(&format!("203.0.113.{client}:6000"), DNS.0), DNS.1);
+            let other = udp(&format!("[2001:db8:{subnet}::1]:6000"), "[2001:db8::10]:53");
+            bed.nat("another /64", &other, "[fd00::53]:53");
+        }
+    }
+    // The connection was one of the 20. It takes less than many seconds.
+    assert!((19..60).contains(&opened[0]) && (20..60).contains(&opened[1]), "{opened:?}");
+    assert_eq!(sent.source, bed.nat("flows that the source has are not asked", &data, WEB.1).source);
+    bed.replied("nor their answers", &data, &sent.answer());
+    bed.sandbox.configure(|settings| settings.flow_quota = (0, 1));
+    bed.nat("without a quota", &udp("198.51.100.1:9999", DNS.0), DNS.1);
 }
 
 /// Runs a scenario in a sandbox of its own, with tables of other sizes.

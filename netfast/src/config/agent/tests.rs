@@ -54,7 +54,10 @@ fn every_key() {
         tcp_reset = "8s"
         [limits]
         errors_per_second = 50
+        new_flows_per_source = 0
+        new_flows_burst = 7
         [policy]
+        ip_options = "pass"
         fragment = "drop"
         deep_vlan = "pass"
         [log]
@@ -69,6 +72,8 @@ fn every_key() {
     assert_eq!(config.policy.get(PolicyClass::Malformed), Policy::Drop, "what is not given is as it was");
     assert_eq!(config.policy.words()[PolicyClass::Fragment as usize], 1);
     assert_eq!(config.limits.errors_per_second, 50);
+    assert_eq!(config.policy.get(PolicyClass::IpOptions), Policy::Pass);
+    assert_eq!((config.limits.new_flows_per_source, config.limits.new_flows_burst), (0, 7));
     assert_eq!((config.nat.ports.low, config.nat.ports.high), (40000, 50000));
     assert_eq!(config.timeouts.tcp_established, Duration::from_secs(7440));
     assert_eq!(config.agent.socket(), Path::new("/r/x.sock"));
@@ -90,6 +95,11 @@ fn errors_point_at_their_place() {
             "agent.toml:2:1: unknown key \"fragments\" (did you mean \"fragment\"?)",
         ),
         ("[policy]\nfragment = \"dorp\"", "agent.toml:2:12: unknown word \"dorp\" (did you mean \"drop\"?)"),
+        (
+            "[policy]\nfragment = \"accept\"",
+            "agent.toml:2:12: unknown word \"accept\", expected one of: pass, drop",
+        ),
+        ("[limits]\nnew_flows_burst = 0", "agent.toml:2:19: new_flows_burst = 0 is not in 1 to 100000000"),
         (
             "[timeouts]\nudp = \"5 minutes\"",
             "agent.toml:2:7: \"5 minutes\" is not a duration; examples: 300s",
@@ -149,4 +159,12 @@ fn times_shorter_than_the_rfcs_allow_are_told() {
     ]) {
         assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
     }
+}
+
+#[test]
+fn passing_what_cannot_be_read_is_told() {
+    let warnings = |text: &str| AgentConfig::parse("agent.toml", text).unwrap().warnings();
+    let told = warnings("[policy]\ntiny_fragment = \"pass\"\nmartian = \"pass\"\nfragment = \"pass\"");
+    assert_eq!(1, told.len(), "the others are read, or have no ports of their own: {told:?}");
+    assert!(told[0].starts_with("[policy] tiny_fragment = \"pass\""), "{told:?}");
 }
