@@ -340,8 +340,8 @@ fn closed_ports_reset(bed: &mut Bed) {
                 let ports = (segment.destination.port(), segment.source.port());
                 assert_eq!(ports, (reset.source_port(), reset.destination_port()));
                 let length = data as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-                // Frames are built with sequence number 1000 and acknowledgement 0.
-                let expected = if flags & ACK != 0 { (0, 0, false) } else { (0, 1000 + length, true) };
+                let (sequence, acknowledged) = segment.numbers;
+                let expected = if flags & ACK != 0 { (acknowledged, 0, false) } else { (0, sequence + length, true) };
                 let got = (reset.sequence_number(), reset.acknowledgment_number(), reset.ack());
                 assert_eq!((true, expected), (reset.rst(), got), "flags {flags:#x}, {data} bytes");
             }
