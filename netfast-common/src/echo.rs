@@ -43,12 +43,10 @@ impl Bucket {
     #[inline(always)]
     pub fn take(&mut self, now: u32, hz: u32, rate: u32, burst: u32) -> bool {
         let full = hz as u64 * burst as u64;
-        let elapsed = crate::flow::elapsed(now, self.refilled);
-        if elapsed > 0 {
-            let tokens = self.tokens + elapsed as u64 * rate as u64;
-            self.tokens = if tokens > full { full } else { tokens };
-            self.refilled = now;
-        }
+        // Held to what is full also where no time has passed: the burst may have been made smaller.
+        let tokens = self.tokens + crate::flow::elapsed(now, self.refilled) as u64 * rate as u64;
+        self.tokens = if tokens > full { full } else { tokens };
+        self.refilled = now;
         if self.tokens < hz as u64 {
             return false;
         }

@@ -341,7 +341,8 @@ fn closed_ports_reset(bed: &mut Bed) {
                 assert_eq!(ports, (reset.source_port(), reset.destination_port()));
                 let length = data as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
                 let (sequence, acknowledged) = segment.numbers;
-                let expected = if flags & ACK != 0 { (acknowledged, 0, false) } else { (0, sequence + length, true) };
+                let expected =
+                    if flags & ACK != 0 { (acknowledged, 0, false) } else { (0, sequence + length, true) };
                 let got = (reset.sequence_number(), reset.acknowledgment_number(), reset.ack());
                 assert_eq!((true, expected), (reset.rst(), got), "flags {flags:#x}, {data} bytes");
             }
