@@ -234,10 +234,10 @@ impl Namespace {
             .with_context(|| format!("no XDP_PASS on {device} in {}", self.name))
     }
 
-    /// What `ethtool -K DEVICE rx off tx off sg off tso off gso off gro off` does.
+    /// What `ethtool -K DEVICE rx off tx off sg off tso off gso off gro off txvlan off rxvlan off` does.
     pub fn offloads_off(&self, device: &str) -> Result<()> {
-        /// `linux/ethtool.h`: ETHTOOL_STSO, _SGSO, _SGRO, _SSG, _STXCSUM, _SRXCSUM.
-        const COMMANDS: [u32; 6] = [0x1f, 0x24, 0x2c, 0x19, 0x17, 0x15];
+        /// `linux/ethtool.h`: ETHTOOL_STSO, _SGSO, _SGRO, _SSG, _STXCSUM, _SRXCSUM, _SFLAGS (the VLAN offloads among them).
+        const COMMANDS: [u32; 7] = [0x1f, 0x24, 0x2c, 0x19, 0x17, 0x15, 0x26];
         #[repr(C)]
         struct EthtoolValue {
             command: u32,

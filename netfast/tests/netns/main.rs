@@ -14,4 +14,6 @@ mod peers;
 mod programs;
 mod restart;
 mod stream;
+mod tags;
+mod vlan;
 mod world;

@@ -150,6 +150,9 @@ fn tags_come_and_go(bed: &mut Bed) {
             (vec![(0x88a8, 3), (0x8100, 7)], 0),
             (vec![(0x88a8, 3), (0x8100, 7)], 5),
             (vec![], 4094),
+            // A priority tag (identifier 0) is none: its station belongs to the untagged network (802.1Q 6.9.1).
+            (vec![(0x8100, 0)], 0),
+            (vec![(0x8100, 0)], 5),
         ]
         .into_iter()
         .enumerate()
