@@ -56,6 +56,36 @@ pub fn ipv6(header: &mut impl Words, source: [u32; 4], destination: [u32; 4]) ->
     delta
 }
 
+/// Puts new addresses into the header of an IPv4 packet inside an ICMP error, and updates its checksum. Returns what its
+/// pseudo-header and what the whole header have changed by.
+#[inline(always)]
+pub fn embedded_ipv4(header: &mut impl Words, source: u32, destination: u32) -> (Delta, Delta) {
+    let addresses = Delta::NONE
+        .word32(header.word(IPV4_SOURCE), source)
+        .word32(header.word(IPV4_DESTINATION), destination);
+    header.put(IPV4_SOURCE, source);
+    header.put(IPV4_DESTINATION, destination);
+    let [ttl, protocol, c0, c1] = header.word(IPV4_TTL).to_ne_bytes();
+    let [n0, n1] = addresses.apply([c0, c1]);
+    header.put(IPV4_TTL, u32::from_ne_bytes([ttl, protocol, n0, n1]));
+    (addresses, addresses.word([c0, c1], [n0, n1]))
+}
+
+/// Puts new addresses into the header of an IPv6 packet inside an ICMPv6 error. Returns what it has changed by.
+#[inline(always)]
+pub fn embedded_ipv6(header: &mut impl Words, source: [u32; 4], destination: [u32; 4]) -> Delta {
+    let mut delta = Delta::NONE;
+    let mut i = 0;
+    while i < 4 {
+        delta = delta.word32(header.word(IPV6_SOURCE + i), source[i]);
+        delta = delta.word32(header.word(IPV6_DESTINATION + i), destination[i]);
+        header.put(IPV6_SOURCE + i, source[i]);
+        header.put(IPV6_DESTINATION + i, destination[i]);
+        i += 1;
+    }
+    delta
+}
+
 /// Puts new ports into the first word of a TCP or UDP header and returns the whole change for its checksum.
 #[inline(always)]
 pub fn ports(header: &mut impl Words, new: u32, pseudo: Delta) -> Delta {

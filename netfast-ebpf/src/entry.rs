@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW},
+    abi::{TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_ICMP, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW},
 };
 
 use crate::{
@@ -58,6 +58,12 @@ pub fn netfast_new(ctx: XdpContext) -> u32 {
     go(&ctx, slow::new_packet)
 }
 
+/// ICMP errors, which may be about a flow.
+#[xdp(frags)]
+pub fn netfast_icmp(ctx: XdpContext) -> u32 {
+    go(&ctx, slow::icmp_error)
+}
+
 /// Answers a frame that is not forwarded.
 #[xdp(frags)]
 pub fn netfast_error(ctx: XdpContext) -> u32 {
@@ -87,6 +93,7 @@ fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
         Step::Known => follow(ctx, TAIL_KNOWN),
         Step::Filter => follow(ctx, TAIL_FILTER),
         Step::New => follow(ctx, TAIL_NEW),
+        Step::Icmp => follow(ctx, TAIL_ICMP),
     };
     account::finish(run.row, bytes, outcome)
 }

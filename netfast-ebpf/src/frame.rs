@@ -24,6 +24,12 @@ impl FrameCursor {
         Self { start: ctx.data(), position: ctx.data(), end: ctx.data_end(), beyond }
     }
 
+    /// A cursor at an offset (below 16384) of the frame, over its first buffer.
+    #[inline(always)]
+    pub fn at(ctx: &XdpContext, offset: usize) -> Self {
+        Self { start: ctx.data(), position: ctx.data() + (offset & 0x3fff), end: ctx.data_end(), beyond: 0 }
+    }
+
     /// Whether headers may lie beyond what can be read here: the frame goes on in a second buffer, and the first one holds
     /// less than the longest headers that are read.
     #[inline(always)]

@@ -238,14 +238,14 @@ fn go_on(
 }
 
 #[inline(always)]
-fn forward_exists(run: &Run, flow: &Flow) -> bool {
+pub fn forward_exists(run: &Run, flow: &Flow) -> bool {
     let index = run.slot() * MAX_FORWARDS + flow.forward as u32;
     FORWARDS.get(index).is_some_and(|forward| forward.uid == flow.forward_uid)
 }
 
 /// The entry of `key`, in the table where it should be or, if another CPU has just confirmed the flow, in the other.
 #[inline(always)]
-fn lookup(key: &FlowKey, confirmed: bool) -> Option<*mut Flow> {
+pub fn lookup(key: &FlowKey, confirmed: bool) -> Option<*mut Flow> {
     if !confirmed && let Some(entry) = HALF_OPEN.get_ptr_mut(key) {
         return Some(entry);
     }

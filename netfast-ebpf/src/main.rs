@@ -34,6 +34,8 @@ mod hops;
 #[cfg(target_arch = "bpf")]
 mod hot;
 #[cfg(target_arch = "bpf")]
+mod icmp;
+#[cfg(target_arch = "bpf")]
 mod known;
 #[cfg(target_arch = "bpf")]
 mod log;

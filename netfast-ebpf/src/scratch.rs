@@ -36,6 +36,8 @@ pub struct Scratch {
     pub flow: Flow,
     /// Entry of the reply direction of a flow that is being made.
     pub reply: Flow,
+    /// The packet inside an ICMP error.
+    pub inner: Packet,
     /// A next hop that is being learned.
     pub hop: NextHop,
     /// Its key.

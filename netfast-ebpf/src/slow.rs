@@ -11,7 +11,7 @@ use netfast_common::{
 
 use crate::{
     account::Outcome,
-    classify, echo, frame, known,
+    classify, echo, frame, icmp, known,
     maps::{RULE_SETS, SCRATCH, SERVICES},
     new,
     run::Run,
@@ -28,6 +28,8 @@ pub enum Step {
     Filter,
     /// To [`new_packet`].
     New,
+    /// To [`icmp_error`].
+    Icmp,
 }
 
 /// Reads a frame, and describes it in the working memory for the programs that go on.
@@ -59,9 +61,28 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
         }
     }
     if packet.destination_mac == run.interface.mac && packet.fragment == Fragment::No && packet.has_ports() {
-        Step::Known
+        return Step::Known;
+    }
+    let icmp = if packet.version == 4 { wire::ICMP4 } else { wire::ICMP6 };
+    if packet.destination_mac == run.interface.mac
+        && packet.fragment == Fragment::No
+        && packet.key.protocol == icmp
+    {
+        Step::Icmp
     } else {
         Step::Filter
+    }
+}
+
+/// Decides an ICMP message that is no query, if it is an error about a flow.
+#[inline(always)]
+pub fn icmp_error(ctx: &XdpContext, run: &Run) -> Step {
+    let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
+    // SAFETY: as above; the description was made by `read` for this frame.
+    let Memory { packet, scratch } = unsafe { &mut *memory };
+    match icmp::packet(ctx, run, packet, scratch) {
+        Some(outcome) => Step::Done(outcome),
+        None => Step::Filter,
     }
 }
 

@@ -103,7 +103,7 @@ pub const fn word4(address: &[u8; 16]) -> u32 {
 }
 
 #[inline(always)]
-fn ports_of(key: &FlowKey) -> u32 {
+pub fn ports_of(key: &FlowKey) -> u32 {
     let (s, d) = (key.source_port, key.destination_port);
     u32::from_ne_bytes([s[0], s[1], d[0], d[1]])
 }

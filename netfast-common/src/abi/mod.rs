@@ -83,6 +83,7 @@ pub const TAIL_CALLS: &[(u32, &str)] = &[
     (TAIL_KNOWN, "netfast_known"),
     (TAIL_FILTER, "netfast_filter"),
     (TAIL_NEW, "netfast_new"),
+    (TAIL_ICMP, "netfast_icmp"),
     (TAIL_ERROR, "netfast_error"),
     (TAIL_FAMILY, "netfast_family"),
 ];

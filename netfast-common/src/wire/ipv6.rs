@@ -49,11 +49,15 @@ pub(super) fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<()
 }
 
 /// Most bytes of extension headers that are walked.
-const MAX_LENGTH: usize = 0x7ff;
+pub(super) const MAX_LENGTH: usize = 0x7ff;
 
 /// Walks the extension headers; puts the transport header's place, its protocol and the fragmentation into `packet`.
 #[inline(never)]
-fn extensions<C: Cursor>(cursor: &mut C, packet: &mut Packet, payload: usize) -> Result<(), Reason> {
+pub(super) fn extensions<C: Cursor>(
+    cursor: &mut C,
+    packet: &mut Packet,
+    payload: usize,
+) -> Result<(), Reason> {
     let mut next = packet.key.protocol;
     let mut walked = 0;
     let mut seen = 0;
@@ -105,7 +109,7 @@ fn extensions<C: Cursor>(cursor: &mut C, packet: &mut Packet, payload: usize) ->
 
 /// Whether a next-header value is that of an extension header.
 #[inline(always)]
-const fn is_extension(next: u8) -> bool {
+pub(super) const fn is_extension(next: u8) -> bool {
     matches!(
         next,
         HOP_BY_HOP
@@ -122,7 +126,7 @@ const fn is_extension(next: u8) -> bool {
 }
 
 #[inline(always)]
-fn copy16(to: &mut [u8; 16], header: &[u8; 40], from: usize) {
+pub(super) fn copy16(to: &mut [u8; 16], header: &[u8; 40], from: usize) {
     let mut i = 0;
     while i < 16 {
         to[i] = header[from + i];

@@ -4,6 +4,7 @@
 //! that cannot be read ends in a [`Reason`].
 
 mod ethernet;
+pub mod icmp;
 mod ipv4;
 mod ipv6;
 mod transport;

@@ -12,6 +12,7 @@ mod flows;
 mod forward;
 mod frames;
 mod hops;
+mod icmp;
 #[path = "../../examples/replay/judge.rs"]
 mod judge;
 mod jumbo;
@@ -32,6 +33,7 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     flows::SCENARIOS,
     forward::SCENARIOS,
     hops::SCENARIOS,
+    icmp::SCENARIOS,
     jumbo::SCENARIOS,
     kernel::SCENARIOS,
     policy::SCENARIOS,
