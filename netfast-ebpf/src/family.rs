@@ -11,12 +11,12 @@ use netfast_common::{
     checksum::Delta,
     family::{self, Common, IPV4, IPV6},
     rewrite::Words,
-    wire::{Packet, UDP},
+    wire::{ICMP4, ICMP6, Packet, UDP},
 };
 
 use crate::{
     account::{self, Outcome},
-    egress,
+    egress, family_icmp,
     frame::{self, Header},
     hops,
     maps::{SCRATCH, TARGET_COUNTERS},
@@ -40,8 +40,14 @@ pub fn packet(ctx: &XdpContext, run: &Run) -> Step {
         Ok(hop) => hop,
         Err(reason) => return Step::Done(Outcome::drop(reason)),
     };
-    let (target, direction) = (scratch.flow.target as u32, scratch.flow.direction as u32 & 1);
     let new = scratch.flow.translated;
+    if packet.key.protocol == ICMP4 || packet.key.protocol == ICMP6 {
+        return Step::Done(match family_icmp::translate(ctx, packet, &new, hop) {
+            Ok(()) => egress::transmit(hop, run.ifindex, Reason::IcmpError),
+            Err(reason) => Outcome::drop(reason),
+        });
+    }
+    let (target, direction) = (scratch.flow.target as u32, scratch.flow.direction as u32 & 1);
     let translated = if packet.version == 4 {
         to_ipv6(ctx, packet, &new, hop, scratch)
     } else {

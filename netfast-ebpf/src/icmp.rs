@@ -54,7 +54,7 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratc
     let same_family = addr::is_v4(&flow.translated.source) == (packet.version == 4)
         && addr::is_v4(&flow.translated.destination) == (packet.version == 4);
     if !same_family {
-        return None;
+        return Some(Outcome::FAMILY);
     }
     // An error about an error is never sent, so that what `way` wants answered is dropped.
     let way = match translate::way(packet, &flow.translated.destination, flow.next_hop) {

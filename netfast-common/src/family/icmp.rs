@@ -2,11 +2,6 @@
 
 use super::{GROWTH, IPV6_MTU};
 
-/// ICMP's and ICMPv6's protocol numbers.
-pub const ICMP: u8 = 1;
-/// See [`ICMP`].
-pub const ICMPV6: u8 = 58;
-
 /// Type, code, and the four bytes behind the checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error {

@@ -25,8 +25,8 @@ scenarios! {
 }
 
 /// Clients, service and target: an IPv6 one on IPv4, and the other way round.
-const UP: (&str, &str, &str) = ("[2001:db8:1::1]:4001", "[2001:db8::10]:80", "10.0.0.11:8080");
-const DOWN: (&str, &str, &str) = ("198.51.100.1:4001", "192.0.2.10:80", "[fd00::11]:8080");
+pub const UP: (&str, &str, &str) = ("[2001:db8:1::1]:4001", "[2001:db8::10]:80", "10.0.0.11:8080");
+pub const DOWN: (&str, &str, &str) = ("198.51.100.1:4001", "192.0.2.10:80", "[fd00::11]:8080");
 
 /// The frame without what the translator chooses freely: the identification of an IPv4 packet that may be fragmented, and
 /// with it the header checksum (which the bed has verified).
@@ -56,7 +56,7 @@ fn leaves(bed: &mut Bed, what: &str, on: u32, frame: &Frame, how: (Verdict, Reas
 
 /// Expects that a client's frame gets to a target of the other version; the frame as it must have left.
 #[track_caller]
-fn crosses(bed: &mut Bed, what: &str, frame: &Frame, target: &str) -> Frame {
+pub fn crosses(bed: &mut Bed, what: &str, frame: &Frame, target: &str) -> Frame {
     let target = socket(target);
     let own = if target.is_ipv4() { "10.0.0.1" } else { "fd00::1" };
     let ran = bed.run(what, CLIENT_SIDE.0, &frame.bytes());

@@ -7,6 +7,7 @@ mod checksums;
 mod echo;
 mod errors;
 mod family;
+mod family_icmp;
 mod filter;
 mod flows;
 mod forward;
@@ -29,6 +30,7 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     echo::SCENARIOS,
     errors::SCENARIOS,
     family::SCENARIOS,
+    family_icmp::SCENARIOS,
     filter::SCENARIOS,
     flows::SCENARIOS,
     forward::SCENARIOS,
