@@ -9,9 +9,9 @@ use aya_ebpf::{
 use netfast_common::{
     Reason, Verdict,
     abi::{
-        self, AllowEntry, CacheSet4, CacheSet6, Config, Echo, Event, FilterRule, Flow, FlowKey, Forward,
-        HopKey, Interface, InterfaceAddress, MaglevCell, NextHop, RuleSet, Service, Target, Traffic, VlanKey,
-        VlanLink,
+        self, AllowEntry, CacheSet4, CacheSet6, Config, Echo, Event, FilterCell, FilterEntry, FilterHead,
+        Flow, FlowKey, Forward, HopKey, Interface, InterfaceAddress, MaglevCell, NextHop, RuleSet, Service,
+        Target, Traffic, VlanKey, VlanLink,
     },
     echo::{BUCKETS_PER_SET, Bucket},
 };
@@ -52,9 +52,17 @@ pub static ECHO_ALLOW: Array<AllowEntry, { 2 * abi::MAX_ALLOW as usize }, MMAP> 
 #[btf_map]
 pub static ECHO_PORTS: Array<u64, { 2 * abi::ECHO_PORT_WORDS as usize }, MMAP> = Array::new();
 
-/// Filter rules in order. Agent writes, program reads; two slots.
+/// The filter's trees. Agent writes, program reads; sized by the agent, which keeps pages of the live trees alone.
 #[btf_map]
-pub static FILTER: Array<FilterRule, { 2 * abi::MAX_FILTER_RULES as usize }, MMAP> = Array::new();
+pub static FILTER_CELLS: Array<FilterCell, 65_536, MMAP> = Array::new();
+
+/// Where the trees begin: `slot * FILTER_KINDS + kind`. Agent writes, program reads.
+#[btf_map]
+pub static FILTER_HEADS: Array<FilterHead, { 2 * abi::FILTER_KINDS as usize }, MMAP> = Array::new();
+
+/// Filter rules: `2 * number + slot`. Agent writes, program reads; sized by the agent.
+#[btf_map]
+pub static FILTER_RULES: Array<FilterEntry, 8192, MMAP> = Array::new();
 
 /// Targets by index. Agent writes, program reads.
 #[btf_map]
@@ -148,9 +156,9 @@ pub static TARGET_COUNTERS: PerCpuArray<Traffic, { 2 * abi::MAX_TARGETS as usize
 #[btf_map]
 pub static ECHO_COUNTERS: PerCpuArray<Traffic, { abi::MAX_ECHOES as usize }> = PerCpuArray::new();
 
-/// Packets by filter rule that decided. Program writes, agent reads.
+/// Packets by number of the filter rule that decided or counted. Program writes, agent reads; sized by the agent.
 #[btf_map]
-pub static FILTER_COUNTERS: PerCpuArray<Traffic, { 2 * abi::MAX_FILTER_RULES as usize }> = PerCpuArray::new();
+pub static FILTER_COUNTERS: PerCpuArray<Traffic, 4096> = PerCpuArray::new();
 
 /// Flows made, by forward (in `packets`). Program writes, agent reads.
 #[btf_map]

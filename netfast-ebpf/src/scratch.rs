@@ -1,8 +1,10 @@
 //! Working memory of the slow program, per CPU: a BPF stack has 512 bytes.
 
+use crate::classify::Question;
 use aya_ebpf::bindings::bpf_fib_lookup;
 use netfast_common::{
     abi::{Flow, FlowKey, HopKey, NextHop},
+    classify::{Subject, Walk},
     flow::State,
     wire::Packet,
 };
@@ -52,6 +54,12 @@ pub struct Scratch {
     pub ended: u32,
     /// Reason of the unusual class that the packet is passed for, if the filter lets it; 0: it is a usual one.
     pub unusual: u32,
+    /// What the filter compares.
+    pub subject: Subject,
+    /// What its trees are asked beside that.
+    pub filter: Question,
+    /// What it has found.
+    pub walk: Walk,
     /// See [`Scratch::settle`].
     pub state: u32,
     /// Part of a datagram whose checksum is made.

@@ -110,7 +110,7 @@ pub fn filter(ctx: &XdpContext, run: &Run) -> Step {
     let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
     // SAFETY: as above.
     let Memory { packet, scratch } = unsafe { &mut *memory };
-    if !classify::allows(run, packet, frame::length(ctx)) {
+    if !classify::allows(ctx, run, packet, frame::length(ctx), scratch) {
         return Step::Done(Outcome::drop(Reason::FilterDrop));
     }
     scratch.allowed = run.generation;

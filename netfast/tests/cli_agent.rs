@@ -58,7 +58,7 @@ impl World {
         let config = format!(
             "{top}\n[agent]\nstate_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"\nsocket_group = \"root\"\n\
              bpffs = \"{bpffs}\"\n[metrics]\nenabled = false\n\
-             [tables]\nflows = 4096\nhalf_open = 1024\ncache4_sets = 256\ncache6_sets = 256\n"
+             [tables]\nflows = 4096\nhalf_open = 1024\ncache4_sets = 256\ncache6_sets = 256\nfilter_rules = 1024\n"
         );
         let file = self.dir.join("agent.toml");
         fs::write(&file, config).unwrap();

@@ -4,7 +4,7 @@ use super::pod;
 
 /// Packets and bytes (frame length without FCS). Element of per-CPU maps: `INTERFACE_COUNTERS` (index
 /// `(row * Reason::SLOTS + reason) * Verdict::COUNT + verdict`), `TARGET_COUNTERS` (`target * 2 + direction`),
-/// `ECHO_COUNTERS` (index of the reflector), `FILTER_COUNTERS` (index of the rule's counter).
+/// `ECHO_COUNTERS` (index of the reflector), `FILTER_COUNTERS` (the rule's number).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {

@@ -11,10 +11,10 @@ pub const MAX_FILTER_NUMBERS: u32 = 1 << FILTER_RULE_BITS;
 pub const FILTER_RULE_BITS: u32 = 18;
 /// Trees of one kind that a rule set has at most.
 pub const FILTER_TREES: usize = 8;
-/// Steps (blocks, records, changes of tree) that a packet takes at most through the trees of rules that decide.
-pub const FILTER_STEPS: u32 = 160;
-/// Steps through the trees of rules that only count or limit.
-pub const FILTER_SIDE_STEPS: u32 = 64;
+/// Blocks on the longest way through a tree.
+pub const FILTER_BLOCKS: u32 = 16;
+/// Records of a leaf.
+pub const FILTER_RECORDS: u32 = 24;
 /// Cells in a page. Records of one leaf stand in one page, so that a tree can be placed page by page.
 pub const FILTER_PAGE: u32 = 256;
 /// Set in a pointer to a leaf.
@@ -98,8 +98,8 @@ pub const FILTER_COUNT: u8 = 3;
 /// [`FilterEntry::action`]: drop what is over the rate, else ask the next rule.
 pub const FILTER_LIMIT: u8 = 4;
 
-/// A rule: element `slot * n + number` of the map `FILTER_RULES`, n the numbers that fit. The number stays with the rule
-/// for life and is the index of its counter, too.
+/// A rule: element `2 * number + slot` of the map `FILTER_RULES`. The number stays with the rule for life and is the index
+/// of its counter, too.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FilterEntry {

@@ -17,9 +17,9 @@ mod rules;
 pub use config::{Config, Policy, PolicyClass, TcpTimeouts, Timeouts};
 pub use counters::{Event, EventKind, Traffic};
 pub use filter::{
-    FILTER_ACTION_SHIFT, FILTER_ALLOW, FILTER_ASK, FILTER_ASK_SIDE, FILTER_COUNT, FILTER_DROP, FILTER_EXTRA,
-    FILTER_KINDS, FILTER_LAST, FILTER_LEAF, FILTER_LIMIT, FILTER_NEEDS, FILTER_PAGE, FILTER_PROTOCOL,
-    FILTER_PROTOCOL_SHIFT, FILTER_REJECT, FILTER_RULE_BITS, FILTER_SIDE_STEPS, FILTER_STEPS,
+    FILTER_ACTION_SHIFT, FILTER_ALLOW, FILTER_ASK, FILTER_ASK_SIDE, FILTER_BLOCKS, FILTER_COUNT, FILTER_DROP,
+    FILTER_EXTRA, FILTER_KINDS, FILTER_LAST, FILTER_LEAF, FILTER_LIMIT, FILTER_NEEDS, FILTER_PAGE,
+    FILTER_PROTOCOL, FILTER_PROTOCOL_SHIFT, FILTER_RECORDS, FILTER_REJECT, FILTER_RULE_BITS,
     FILTER_TCP_FLAGS, FILTER_TCP_PLAIN, FILTER_TREES, FilterCell, FilterEntry, FilterField, FilterHead,
     FilterRate, MAX_FILTER_LIMITS, MAX_FILTER_NUMBERS, REJECT_ADMIN, REJECT_PORT, REJECT_TCP_RESET,
     REJECT_USUAL,
@@ -30,8 +30,7 @@ pub use flow::{
 };
 pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, InterfaceAddress, NextHop, VlanKey, VlanLink};
 pub use rules::{
-    AllowEntry, Echo, FilterRule, Forward, MAGLEV_PER_CELL, MaglevCell, Mode, RuleSet, Service, ServiceKind,
-    Target,
+    AllowEntry, Echo, Forward, MAGLEV_PER_CELL, MaglevCell, Mode, RuleSet, Service, ServiceKind, Target,
 };
 
 /// Version of the layout of everything in this folder; also part of the pin directory's name.
@@ -52,7 +51,7 @@ pub const MAX_ALLOW: u32 = 8_192;
 /// Services (address, protocol, port range) in one rule set.
 pub const MAX_SERVICES: u32 = 8_192;
 /// Filter rules in one rule set; more are refused with the limit in words.
-pub const MAX_FILTER_RULES: u32 = 512;
+pub const MAX_FILTER_RULES: u32 = 200_000;
 /// Cells of [`MAGLEV_PER_CELL`] look-up entries over all forwards of a rule set.
 pub const MAX_MAGLEV_CELLS: u32 = 32_768;
 /// Next hops; a next hop's index is 16 bits wide in a cache line. Index 0 is never used (it means "none").

@@ -9,8 +9,8 @@ use super::pod;
 pub struct RuleSet {
     /// Entries of `SERVICES` in use, from `slot * MAX_SERVICES` on.
     pub services: u32,
-    /// Entries of `FILTER` in use, from `slot * MAX_FILTER_RULES` on.
-    pub filters: u32,
+    /// What the filter is to be asked for: [`super::FILTER_ASK`] and so on.
+    pub filter_flags: u32,
 }
 
 /// What listens at a service's ports.
@@ -137,45 +137,6 @@ pub struct AllowEntry {
     pub pad: u32,
 }
 
-/// A filter rule; the first that matches decides. A packet that matches none is allowed.
-///
-/// A field matches if `(packet ^ field) & mask == 0`: the program compares without a branch per field.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FilterRule {
-    /// Source prefix's first address.
-    pub source: [u8; 16],
-    /// Its mask, in the 128-bit form (an IPv4 /24 has 120 ones).
-    pub source_mask: [u8; 16],
-    /// Destination prefix's first address.
-    pub destination: [u8; 16],
-    /// Its mask.
-    pub destination_mask: [u8; 16],
-    /// Interface index.
-    pub ifindex: u32,
-    /// All ones, or 0 for any interface.
-    pub ifindex_mask: u32,
-    /// Source ports, host order, both ends included.
-    pub source_ports: [u16; 2],
-    /// Destination ports, likewise.
-    pub destination_ports: [u16; 2],
-    /// IP protocol number.
-    pub protocol: u8,
-    /// All ones, or 0 for any protocol.
-    pub protocol_mask: u8,
-    /// IP version, 4 or 6.
-    pub version: u8,
-    /// All ones, or 0 for both versions.
-    pub version_mask: u8,
-    /// 1: the rule names ports, and so matches only packets that have some.
-    pub needs_ports: u8,
-    /// [`super::FILTER_ALLOW`] or [`super::FILTER_DROP`].
-    pub action: u8,
-    /// Index of the rule's counter, which stays with the rule for life.
-    pub counter: u16,
-}
-
 pod!(
     RuleSet => 8, Service => 24, Forward => 16, Target => 64, MaglevCell => 64, Echo => 24, AllowEntry => 24,
-    FilterRule => 88,
 );

@@ -1,18 +1,15 @@
 //! Matching a packet against the filter: the walk through the compiled trees.
 //!
-//! The walk is one flat loop with a hard bound. A step goes down a block (three levels of a binary tree), compares one
-//! record, or changes to the next tree. What a step knows of the steps before stands in [`Walk`], in map memory: so the
-//! kernel's verifier sees unknown numbers, not one state for each way through the loop.
-
-mod linear;
-
-pub use linear::{Subject as LinearSubject, matches};
+//! A tree is walked down its blocks (three levels of a binary tree each) to a leaf, whose records are compared in order.
+//! Both loops have hard bounds, that the compiler keeps, too. The trees are walked by `bpf_loop` in the kernel: so its
+//! verifier looks at one tree, not at every way through all of them. What one tree knows of the others stands in
+//! [`Walk`], in map memory.
 
 use crate::{
     abi::{
-        FILTER_ACTION_SHIFT, FILTER_EXTRA, FILTER_LAST, FILTER_LEAF, FILTER_NEEDS, FILTER_PROTOCOL,
-        FILTER_PROTOCOL_SHIFT, FILTER_RULE_BITS, FILTER_TREES, FilterCell, FilterEntry, FilterField,
-        FilterHead,
+        FILTER_ACTION_SHIFT, FILTER_BLOCKS, FILTER_EXTRA, FILTER_LAST, FILTER_LEAF, FILTER_NEEDS,
+        FILTER_PROTOCOL, FILTER_PROTOCOL_SHIFT, FILTER_RECORDS, FILTER_RULE_BITS, FILTER_TREES, FilterCell,
+        FilterEntry, FilterField, FilterHead,
     },
     wire::{Fragment, Packet, TCP},
 };
@@ -103,10 +100,10 @@ pub struct Walk {
     pub order: u32,
     /// The best rule's tail, see [`FilterCell`].
     pub tail: u32,
-    /// Number of the tree.
-    pub tree: u32,
-    /// Steps taken.
+    /// Steps taken; counted on the host only.
     pub steps: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Order of no rule.
@@ -144,80 +141,95 @@ pub trait Tables {
     }
 }
 
-/// Reads a number so that the kernel's verifier (and the compiler before it) does not know what it reads.
+/// Walks tree number `number` of `head`. False: there is none, and none behind it. `V6` tells the records' form. Without
+/// `SIDE`, `walk` holds the first rule that matches in this tree and those before it; `walk.order` is [`NOTHING`] at
+/// first. With `SIDE`, every matching rule of an order below `walk.order` is given to [`Tables::side`].
 #[inline(always)]
-fn forget(value: &u32) -> u32 {
-    // SAFETY: a valid reference.
-    unsafe { core::ptr::read_volatile(value) }
+pub fn tree<const V6: bool, const SIDE: bool>(
+    head: &FilterHead,
+    number: u32,
+    subject: &Subject,
+    walk: &mut Walk,
+    tables: &mut impl Tables,
+) -> bool {
+    if number >= FILTER_TREES as u32 {
+        return false;
+    }
+    let number = number as usize & (FILTER_TREES - 1);
+    let mut at = head.roots[number];
+    if at == 0 {
+        return false;
+    }
+    if head.first[number] > walk.order {
+        return true;
+    }
+    let mut blocks = 0;
+    while blocks < FILTER_BLOCKS {
+        if at & FILTER_LEAF != 0 || at == 0 {
+            break;
+        }
+        let Some(cell) = tables.cell(at >> 1) else { return true };
+        at = descend(cell, subject);
+        blocks += 1;
+        step(walk);
+    }
+    if at & FILTER_LEAF == 0 {
+        return true;
+    }
+    let mut unit = at & !FILTER_LEAF;
+    let mut records = 0;
+    while records < FILTER_RECORDS {
+        records += 1;
+        step(walk);
+        let Some(cell) = tables.cell(unit >> 1) else { return true };
+        let (order, tail, difference) =
+            if V6 { record6(cell, subject) } else { record4(cell, unit, subject) };
+        if order >= walk.order {
+            return true;
+        }
+        if difference == 0 {
+            let rule = tail & ((1 << FILTER_RULE_BITS) - 1);
+            let matches =
+                tail & FILTER_EXTRA == 0 || tables.entry(rule).is_some_and(|entry| extra(entry, subject));
+            if matches && SIDE {
+                if !tables.side(rule) {
+                    return false;
+                }
+            } else if matches {
+                walk.order = order;
+                walk.tail = tail;
+                return true;
+            }
+        }
+        if tail & FILTER_LAST != 0 {
+            return true;
+        }
+        unit += if V6 { 2 } else { 1 };
+    }
+    true
 }
 
-/// Finds the first rule that matches: the trees of `head` are walked one after the other, the lowest order wins. `V6`
-/// tells the records' form, `STEPS` the bound. With `SIDE`, every matching rule of an order below `walk.order` is
-/// given to [`Tables::side`] instead. `walk.order` is [`NOTHING`] at first, or what is known already.
+/// Counts a step on the host.
 #[inline(always)]
-pub fn walk<const V6: bool, const SIDE: bool, const STEPS: u32>(
+fn step(walk: &mut Walk) {
+    #[cfg(any(test, feature = "user"))]
+    {
+        walk.steps += 1;
+    }
+    let _ = walk;
+}
+
+/// Walks all trees of `head`, on the host. The program does the same with a loop of the kernel's (`bpf_loop`).
+#[cfg(any(test, feature = "user"))]
+pub fn walk<const V6: bool, const SIDE: bool>(
     head: &FilterHead,
     subject: &Subject,
     walk: &mut Walk,
     tables: &mut impl Tables,
 ) {
-    walk.tree = 0;
-    let mut at = head.roots[0];
-    let mut step = 0;
-    while step < STEPS {
-        step += 1;
-        #[cfg(any(test, feature = "user"))]
-        {
-            walk.steps += 1;
-        }
-        if at == 0 {
-            let tree = forget(&walk.tree) + 1;
-            walk.tree = tree;
-            if tree >= FILTER_TREES as u32 {
-                return;
-            }
-            at = head.roots[tree as usize & (FILTER_TREES - 1)];
-            if at == 0 {
-                return;
-            }
-            if head.first[tree as usize & (FILTER_TREES - 1)] > forget(&walk.order) {
-                at = 0;
-            }
-            continue;
-        }
-        let unit = at & !FILTER_LEAF;
-        let Some(cell) = tables.cell(unit >> 1) else { return };
-        if at & FILTER_LEAF == 0 {
-            at = descend(cell, subject);
-            continue;
-        }
-        let (order, tail, difference) =
-            if V6 { record6(cell, subject) } else { record4(cell, unit, subject) };
-        // The next record, or the next tree.
-        at = if tail & FILTER_LAST != 0 { 0 } else { at + if V6 { 2 } else { 1 } };
-        if order >= forget(&walk.order) {
-            at = 0;
-            continue;
-        }
-        if difference != 0 {
-            continue;
-        }
-        let rule = tail & ((1 << FILTER_RULE_BITS) - 1);
-        if tail & FILTER_EXTRA != 0 {
-            let Some(entry) = tables.entry(rule) else { return };
-            if !extra(entry, subject) {
-                continue;
-            }
-        }
-        if SIDE {
-            if !tables.side(rule) {
-                return;
-            }
-        } else {
-            walk.order = order;
-            walk.tail = tail;
-            at = 0;
-        }
+    let mut number = 0;
+    while tree::<V6, SIDE>(head, number, subject, walk, tables) {
+        number += 1;
     }
 }
 

@@ -114,6 +114,7 @@ impl Bed {
             half_open: 65_536,
             cache4_sets: MAX_FLOWS,
             cache6_sets: MAX_FLOWS,
+            filter_rules: 1024,
         };
         let (datapath, _) = Datapath::open(&Options { pin_dir: pin_dir.clone(), tables })?;
         datapath.configure(&settings());

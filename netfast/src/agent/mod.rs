@@ -197,6 +197,7 @@ fn datapath_options(config: &AgentConfig) -> DatapathOptions {
             half_open: tables.half_open,
             cache4_sets: tables.cache4_sets,
             cache6_sets: tables.cache6_sets,
+            filter_rules: tables.filter_rules,
         },
     }
 }

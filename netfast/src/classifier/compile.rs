@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use netfast_common::abi::{
-    FILTER_ASK, FILTER_ASK_SIDE, FILTER_SIDE_STEPS, FILTER_STEPS, FILTER_TCP_FLAGS, FILTER_TCP_PLAIN,
+    FILTER_ASK, FILTER_ASK_SIDE, FILTER_BLOCKS, FILTER_RECORDS, FILTER_TCP_FLAGS, FILTER_TCP_PLAIN,
     FILTER_TREES, FilterCell, FilterEntry, FilterHead, MAX_FILTER_NUMBERS,
 };
 
@@ -32,9 +32,9 @@ pub struct Limits {
     pub numbers: u32,
     /// Cells (64 bytes each) that all trees together may have.
     pub cells: u32,
-    /// Steps that a packet may take through the rules that decide, at most [`FILTER_STEPS`].
+    /// Steps that a packet may take through the rules that decide, over all trees.
     pub steps: u32,
-    /// Steps through the rules that go on, at most [`FILTER_SIDE_STEPS`].
+    /// Steps through the rules that go on.
     pub side_steps: u32,
     /// How much time to take.
     pub effort: Effort,
@@ -45,8 +45,8 @@ impl Default for Limits {
         Self {
             numbers: MAX_FILTER_NUMBERS,
             cells: 1 << 20,
-            steps: FILTER_STEPS,
-            side_steps: FILTER_SIDE_STEPS,
+            steps: 160,
+            side_steps: 64,
             effort: Effort::Quick,
         }
     }
@@ -114,7 +114,7 @@ pub struct Report {
 }
 
 /// Compiled rules.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
     /// Trees by [`Kind`], in the order in which they are walked. A tree that is the same as before is the same `Arc`.
     pub trees: [Vec<Arc<Tree>>; 4],
@@ -268,12 +268,16 @@ pub(super) fn trees(
     }
     let limit = if kind.is_side() { limits.side_steps } else { limits.steps.saturating_sub(RESERVE) };
     let steps: u32 = trees.iter().map(|tree| tree.steps).sum();
-    if steps > limit {
-        let longest = grown.iter().flat_map(|grown| &grown.nodes).filter_map(|node| match node {
+    let longest_leaf = || {
+        let leaves = grown.iter().flat_map(|grown| &grown.nodes).filter_map(|node| match node {
             tree::Node::Leaf(items) => Some(items),
             tree::Node::Cut { .. } => None,
         });
-        let item = longest.max_by_key(|items| items.len()).and_then(|items| items.last().copied());
+        leaves.max_by_key(|items| items.len()).map_or(&[][..], Vec::as_slice)
+    };
+    let too_long = longest_leaf().len() > FILTER_RECORDS as usize;
+    if steps > limit || too_long || trees.iter().any(|tree| tree.depth > FILTER_BLOCKS) {
+        let item = longest_leaf().last().copied();
         return Err(Refused::Steps { rule: rule_of(item.unwrap_or_default()), steps, limit });
     }
     Ok(trees)

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use netfast_common::{
-    abi::{FILTER_PAGE, FILTER_SIDE_STEPS, FILTER_STEPS, FilterCell, FilterEntry, FilterHead},
+    abi::{FILTER_PAGE, FilterCell, FilterEntry, FilterHead},
     classify::{NOTHING, Subject, Tables, Walk, walk},
     wire::Packet,
 };
@@ -69,15 +69,15 @@ impl Host {
         let mut found = Walk { order: NOTHING, ..Walk::default() };
         let mut tables = View { host: self, side: Vec::new() };
         if packet.version == 6 {
-            walk::<true, false, FILTER_STEPS>(&self.heads[1], &subject, &mut found, &mut tables);
+            walk::<true, false>(&self.heads[1], &subject, &mut found, &mut tables);
         } else {
-            walk::<false, false, FILTER_STEPS>(&self.heads[0], &subject, &mut found, &mut tables);
+            walk::<false, false>(&self.heads[0], &subject, &mut found, &mut tables);
         }
         let rule = found.found().then(|| found.rule());
         if packet.version == 6 {
-            walk::<true, true, FILTER_SIDE_STEPS>(&self.heads[3], &subject, &mut found, &mut tables);
+            walk::<true, true>(&self.heads[3], &subject, &mut found, &mut tables);
         } else {
-            walk::<false, true, FILTER_SIDE_STEPS>(&self.heads[2], &subject, &mut found, &mut tables);
+            walk::<false, true>(&self.heads[2], &subject, &mut found, &mut tables);
         }
         Answer { rule, side: tables.side, steps: found.steps }
     }
@@ -128,9 +128,9 @@ pub(super) fn average_steps(
         let mut found = Walk { order: NOTHING, ..Walk::default() };
         let mut tables = View { host: &host, side: Vec::new() };
         if kind.is_v6() {
-            walk::<true, false, FILTER_STEPS>(&host.heads[1], &subject, &mut found, &mut tables);
+            walk::<true, false>(&host.heads[1], &subject, &mut found, &mut tables);
         } else {
-            walk::<false, false, FILTER_STEPS>(&host.heads[0], &subject, &mut found, &mut tables);
+            walk::<false, false>(&host.heads[0], &subject, &mut found, &mut tables);
         }
         steps += f64::from(found.steps);
         probes += 1;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use netfast_common::abi::{MAX_INTERFACES, Policy, PolicyClass};
+use netfast_common::abi::{MAX_FILTER_NUMBERS, MAX_INTERFACES, Policy, PolicyClass};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
@@ -138,11 +138,19 @@ pub struct Tables {
     pub cache4_sets: u32,
     /// Sets of the IPv6 flow cache, per CPU, of 128 bytes each; a power of two.
     pub cache6_sets: u32,
+    /// Filter rules that fit; memory for their trees follows from it.
+    pub filter_rules: u32,
 }
 
 impl Default for Tables {
     fn default() -> Self {
-        Self { flows: 262_144, half_open: 65_536, cache4_sets: 16_384, cache6_sets: 4_096 }
+        Self {
+            flows: 262_144,
+            half_open: 65_536,
+            cache4_sets: 16_384,
+            cache6_sets: 4_096,
+            filter_rules: 131_072,
+        }
     }
 }
 
@@ -423,6 +431,7 @@ impl Tables {
             ("half_open", self.half_open, 1_024, 1 << 24),
             ("cache4_sets", self.cache4_sets, 64, 1 << 20),
             ("cache6_sets", self.cache6_sets, 64, 1 << 20),
+            ("filter_rules", self.filter_rules, 1_024, MAX_FILTER_NUMBERS),
         ] {
             if !(least..=most).contains(&size) {
                 add(key, format!("{key} = {size} is not in {least} to {most}"));

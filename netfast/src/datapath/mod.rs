@@ -9,6 +9,7 @@ mod checks;
 mod clock;
 mod counters;
 mod events;
+mod filter;
 mod flows;
 mod hops;
 mod load;
@@ -37,7 +38,7 @@ pub use flows::ForwardNames;
 pub use settings::{Idle, Settings, fit};
 pub use sweep::{Indexes, SweepReport, Tally};
 
-use crate::{api::types::AttachMode, rules::images::Images};
+use crate::{api::types::AttachMode, classifier::Limits, rules::images::Images};
 use mapped::MappedArray;
 
 /// What the datapath cannot do, and what to do about it.
@@ -86,16 +87,21 @@ pub struct TableSizes {
     pub cache4_sets: u32,
     /// Sets of the IPv6 flow cache of each CPU (a power of two).
     pub cache6_sets: u32,
+    /// Filter rules that fit.
+    pub filter_rules: u32,
 }
 
 impl TableSizes {
     /// Entries of the maps whose size the operator decides. A flow has two entries, one per direction.
-    fn entries(&self, cpus: u32) -> [(&'static str, u32); 4] {
+    fn entries(&self, cpus: u32) -> [(&'static str, u32); 7] {
         [
             ("FLOWS", self.flows.saturating_mul(2)),
             ("HALF_OPEN", self.half_open.saturating_mul(2)),
             ("CACHE4", self.cache4_sets.saturating_mul(cpus)),
             ("CACHE6", self.cache6_sets.saturating_mul(cpus)),
+            ("FILTER_RULES", self.filter_rules.saturating_mul(2)),
+            ("FILTER_COUNTERS", self.filter_rules),
+            ("FILTER_CELLS", filter::cells(self.filter_rules)),
         ]
     }
 }
@@ -119,7 +125,9 @@ struct Maps {
     echoes: MappedArray<abi::Echo>,
     echo_allow: MappedArray<abi::AllowEntry>,
     echo_ports: MappedArray<u64>,
-    filter: MappedArray<abi::FilterRule>,
+    filter_cells: MappedArray<abi::FilterCell>,
+    filter_heads: MappedArray<abi::FilterHead>,
+    filter_rules: MappedArray<abi::FilterEntry>,
     targets: MappedArray<abi::Target>,
     next_hops: MappedArray<abi::NextHop>,
     interfaces: MappedArray<abi::Interface>,
@@ -151,7 +159,9 @@ impl Maps {
             echoes: mapped(loaded, "ECHOES")?,
             echo_allow: mapped(loaded, "ECHO_ALLOW")?,
             echo_ports: mapped(loaded, "ECHO_PORTS")?,
-            filter: mapped(loaded, "FILTER")?,
+            filter_cells: mapped(loaded, "FILTER_CELLS")?,
+            filter_heads: mapped(loaded, "FILTER_HEADS")?,
+            filter_rules: mapped(loaded, "FILTER_RULES")?,
             targets: mapped(loaded, "TARGETS")?,
             next_hops: mapped(loaded, "NEXT_HOPS")?,
             interfaces: mapped(loaded, "INTERFACES")?,
@@ -200,7 +210,7 @@ impl Datapath {
         let cache_strides = [cache_stride(&loaded, "CACHE4")?, cache_stride(&loaded, "CACHE6")?];
         let warnings = std::mem::take(&mut loaded.warnings);
         let datapath = Self {
-            publisher: Mutex::new(publish::Publisher::new(maps.config.load32(0, publish::GENERATION))),
+            publisher: Mutex::new(publish::Publisher::new(&maps)),
             maps,
             counters,
             clock,
@@ -235,6 +245,11 @@ impl Datapath {
     /// Returns its generation. Blocks for a grace period (some 10 ms).
     pub fn publish(&self, images: &Images) -> u32 {
         lock(&self.publisher).publish(&self.maps, &self.counters, images)
+    }
+
+    /// What compiled filter rules must keep to, so that they fit beside those that are live.
+    pub fn filter_limits(&self) -> Limits {
+        filter::limits(&self.maps)
     }
 
     /// Attaches to an interface, or puts the new program in the place of the one that an earlier agent attached.

@@ -1,14 +1,13 @@
 //! Publishes rule sets: images into the slot that is not live, then one store.
 
 use std::{
-    collections::HashSet,
     mem::{offset_of, size_of},
     time::{Duration, Instant},
 };
 
 use netfast_common::abi::{self, Config, Target};
 
-use super::{Counters, Maps, mapped::MappedArray, settings, sys};
+use super::{Counters, Maps, filter, mapped::MappedArray, settings, sys};
 use crate::rules::images::Images;
 
 /// Offset of the field whose store publishes.
@@ -23,12 +22,15 @@ pub(super) struct Publisher {
     generation: u32,
     window: Instant,
     in_window: u32,
+    filter: filter::Placement,
 }
 
 impl Publisher {
-    /// `generation` is the live one.
-    pub(super) fn new(generation: u32) -> Self {
-        Self { generation, window: Instant::now(), in_window: 0 }
+    /// Goes on from what is live.
+    pub(super) fn new(maps: &Maps) -> Self {
+        let generation = maps.config.load32(0, GENERATION);
+        let filter = filter::Placement::adopt(maps, generation & 1);
+        Self { generation, window: Instant::now(), in_window: 0, filter }
     }
 
     /// See [`super::Datapath::publish`].
@@ -41,14 +43,14 @@ impl Publisher {
 
         write_part(&maps.services, slot, abi::MAX_SERVICES, &images.services);
         write_part(&maps.echo_allow, slot, abi::MAX_ALLOW, &images.echo_allow);
-        write_part(&maps.filter, slot, abi::MAX_FILTER_RULES, &images.filters);
+        let filter_flags = self.filter.write(maps, slot, &images.filter);
         write_part(&maps.maglev, slot, abi::MAX_MAGLEV_CELLS, &images.maglev);
         write_indexed(&maps.forwards, slot, abi::MAX_FORWARDS, &images.forwards);
         write_indexed(&maps.echoes, slot, abi::MAX_ECHOES, &images.echoes);
         write_echo_ports(&maps.echo_ports, slot, &images.services);
         let rule_set = abi::RuleSet {
             services: images.services.len().min(abi::MAX_SERVICES as usize) as u32,
-            filters: images.filters.len().min(abi::MAX_FILTER_RULES as usize) as u32,
+            filter_flags,
         };
         maps.rule_sets.set(slot, rule_set);
         self.clear_counters(maps, counters, images);
@@ -88,13 +90,11 @@ impl Publisher {
                 counters.clear_echo(*index);
             }
         }
-        let filters = maps.rule_sets.get(live).map_or(0, |set| set.filters.min(abi::MAX_FILTER_RULES));
-        let counted: HashSet<u16> = (0..filters)
-            .filter_map(|index| maps.filter.get(live * abi::MAX_FILTER_RULES + index))
-            .map(|rule| rule.counter)
-            .collect();
-        for rule in images.filters.iter().filter(|rule| !counted.contains(&rule.counter)) {
-            counters.clear_filter(u32::from(rule.counter));
+        for (number, _) in images.filter.entries() {
+            let present = maps.filter_rules.get(2 * number + live);
+            if present.is_some_and(|present| present.in_use == 0) {
+                counters.clear_filter(number);
+            }
         }
     }
 

@@ -42,6 +42,7 @@ use super::{
 use crate::{
     agent,
     api::types::{Count, ErrorBody, Intent, Rules},
+    classifier::Compiled,
     config::agent::AgentConfig,
     netlink::HopTable as _,
     rules::{
@@ -178,6 +179,7 @@ pub struct Sandbox {
     host: Host,
     intent: Intent,
     ids: Ids,
+    filter: Compiled,
     /// What the counters of a row stood at after the last run.
     counted: RefCell<BTreeMap<u16, Counted>>,
     // After everything that holds pins open.
@@ -197,7 +199,7 @@ fn default_settings() -> Settings {
 
 /// Tables that are large enough for tests, and quickly made.
 pub const SMALL_TABLES: TableSizes =
-    TableSizes { flows: 16_384, half_open: 16_384, cache4_sets: 4096, cache6_sets: 4096 };
+    TableSizes { flows: 16_384, half_open: 16_384, cache4_sets: 4096, cache6_sets: 4096, filter_rules: 4096 };
 
 impl Sandbox {
     /// Moves the calling thread into a network namespace of its own, for good, keeps it on the CPU that it is on (the flow cache is
@@ -231,6 +233,7 @@ impl Sandbox {
             host: Host { ports: Vec::new(), sources: SOURCES, ways: BTreeMap::new() },
             intent: Intent::default(),
             ids: Ids::default(),
+            filter: Compiled::default(),
             counted: RefCell::default(),
             _bpffs: bpffs,
             _thread: PhantomData,
@@ -349,8 +352,15 @@ impl Sandbox {
             }
         }
         self.intent.rules = rules.clone();
-        let images: Images =
-            compile::compile(&self.intent, &mut self.ids, &self.host).map_err(SandboxError::Rules)?;
+        let images: Images = compile::compile_beside(
+            &self.intent,
+            &mut self.ids,
+            &self.host,
+            &self.filter,
+            &self.datapath.filter_limits(),
+        )
+        .map_err(SandboxError::Rules)?;
+        self.filter = images.filter.clone();
         Ok((self.datapath.publish(&images), images.warnings))
     }
 

@@ -358,8 +358,13 @@ mod tests {
         let bpffs = folder.path();
         nix::mount::mount(Some("bpf"), bpffs, Some("bpf"), nix::mount::MsFlags::empty(), None::<&str>)
             .unwrap();
-        let tables =
-            TableSizes { flows: FLOWS + 1000, half_open: 1024, cache4_sets: 16_384, cache6_sets: 4096 };
+        let tables = TableSizes {
+            flows: FLOWS + 1000,
+            half_open: 1024,
+            cache4_sets: 16_384,
+            cache6_sets: 4096,
+            filter_rules: 1024,
+        };
         let (datapath, _) = Datapath::open(&Options { pin_dir: bpffs.join("netfast"), tables }).unwrap();
         let key = |number: u32| FlowKey {
             source: addr::from_v4((0x0b00_0000 + number).to_be_bytes()),

@@ -12,6 +12,8 @@ use crate::api::types::{
     Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, ForwardMode, Intent, Rules, Transport,
 };
 
+use crate::classifier::{Compiled, Limits};
+
 mod filters;
 
 pub use filters::{Expanded, MAX_LIMITS, NO_INTERFACE, expand};
@@ -34,6 +36,18 @@ const ENTRIES_PER_UNIT: [u64; 7] = [maglev::ENTRIES_PER_UNIT, 50, 20, 10, 5, 2, 
 /// # Errors
 /// When the rules are not valid or do not fit. `ids` are as they were then.
 pub fn compile(intent: &Intent, ids: &mut Ids, host: &dyn HostView) -> Result<Images, ErrorBody> {
+    compile_beside(intent, ids, host, &Compiled::default(), &Limits::default())
+}
+
+/// [`compile`], with the filter that is live and the limits of this host's tables: a small change of the filter does not
+/// build all of it anew.
+pub fn compile_beside(
+    intent: &Intent,
+    ids: &mut Ids,
+    host: &dyn HostView,
+    live: &Compiled,
+    limits: &Limits,
+) -> Result<Images, ErrorBody> {
     let mut rules = intent.rules.clone();
     normal::normalize(&mut rules);
     validate::validate(&rules)?;
@@ -46,7 +60,7 @@ pub fn compile(intent: &Intent, ids: &mut Ids, host: &dyn HostView) -> Result<Im
     forwards(&rules, &assigned, &routes, &mut images)?;
     images.leaving = leaving(&assigned, host);
     echoes(&rules, &assigned, &mut images);
-    filters::compile(&rules, &assigned, host, &mut images)?;
+    filters::compile(&rules, &assigned, host, &mut images, live, limits)?;
     images.services.sort_unstable_by_key(|s| (s.address, s.protocol, s.port_low));
     *ids = assigned;
     Ok(images)

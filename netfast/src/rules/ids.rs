@@ -111,8 +111,7 @@ impl Kind {
             Self::Forward => abi::MAX_FORWARDS,
             Self::Target => abi::MAX_TARGETS,
             Self::Echo => abi::MAX_ECHOES,
-            // Twice the rules, so that all of them can be replaced at once.
-            Self::Filter => 2 * abi::MAX_FILTER_RULES,
+            Self::Filter => abi::MAX_FILTER_NUMBERS,
         }
     }
 

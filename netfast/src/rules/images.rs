@@ -2,6 +2,8 @@
 
 use netfast_common::abi;
 
+use crate::classifier::Compiled;
+
 /// The map images of one rule set. Indexes are those of the maps' slot-relative parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Images {
@@ -17,8 +19,8 @@ pub struct Images {
     pub echoes: Vec<(u16, abi::Echo)>,
     /// Allow-lists of all echo reflectors.
     pub echo_allow: Vec<abi::AllowEntry>,
-    /// Filter rules in order.
-    pub filters: Vec<abi::FilterRule>,
+    /// The filter.
+    pub filter: Compiled,
     /// Look-up tables of all forwards.
     pub maglev: Vec<abi::MaglevCell>,
     /// What does not work at present (targets without a route, filter rules of interfaces that are gone), a sentence each.

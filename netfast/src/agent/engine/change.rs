@@ -73,7 +73,9 @@ impl Owner {
         if request.dry_run {
             if rules_changed {
                 compile::require_interfaces(&self.intent.rules, &changed.intent.rules, &self.host_names())?;
-                compile::compile(&changed.intent, &mut self.ids.clone(), &self.host_names())?;
+                let limits = self.shared.datapath.filter_limits();
+                let (mut ids, host) = (self.ids.clone(), self.host_names());
+                compile::compile_beside(&changed.intent, &mut ids, &host, &self.images.filter, &limits)?;
                 reply.warnings.extend(listeners::conflicts(&changed.intent.rules));
             }
             return Ok(reply);

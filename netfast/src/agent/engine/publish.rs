@@ -44,7 +44,8 @@ impl Owner {
             compile::require_interfaces(before, &intent.rules, &view)?;
         }
         let mut ids = self.ids.clone();
-        let images = compile::compile(intent, &mut ids, &view)?;
+        let limits = self.shared.datapath.filter_limits();
+        let images = compile::compile_beside(intent, &mut ids, &view, &self.images.filter, &limits)?;
         Ok(Prepared { ids, images, view })
     }
 

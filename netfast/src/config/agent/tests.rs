@@ -42,6 +42,7 @@ fn every_key() {
         half_open = 2048
         cache4_sets = 64
         cache6_sets = 128
+        filter_rules = 2000
         [nat]
         ports = "40000-50000"
         [timeouts]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use netfast_common::{
     abi::{self, MAGLEV_PER_CELL},
-    addr, classify, services,
+    addr, services,
     wire::Packet,
 };
 use proptest::prelude::*;
@@ -152,8 +152,8 @@ fn echoes_and_their_allow_lists() {
 #[test]
 fn filter_rules_of_interfaces() {
     let (images, _) = compiled(&filters(&["drop interface=eth1", "drop name=x interface=gone0", "drop"]));
-    let by: Vec<u32> = images.filters.iter().map(|f| f.ifindex).collect();
-    assert_eq!(by, [3, 3, NO_INTERFACE, NO_INTERFACE, 0, 0], "for each IP version one");
+    let by: Vec<u32> = images.filter.rules.iter().map(|f| f.ifindex).collect();
+    assert_eq!(by, [3, NO_INTERFACE, 0]);
     assert_eq!(
         images.warnings,
         ["filter rule \"x\" matches nothing: there is no interface \"gone0\" at present"]
@@ -297,17 +297,13 @@ proptest! {
         let rules = feasible(rules);
         let (images, ids) = compiled(&rules);
         let total = rules.filters.len();
+        let filter = classifier::host::Host::new(&images.filter);
         for (packet, ifindex) in packets {
             let wanted = rules.filters.iter().position(|rule| means(rule, &rules.sets, &packet, ifindex, None));
             let policy = |policy: &InterfacePolicy| Host::default().ifindex(&policy.interface) == Some(ifindex);
             let wanted = wanted.or_else(|| rules.policies.iter().position(policy).map(|at| total + at));
-            let subject = classify::LinearSubject::new(&packet, ifindex);
-            let got = images.filters.iter().find(|rule| classify::matches(rule, &subject));
-            prop_assert_eq!(wanted.map(|at| ids.filters()[at].index), got.map(|rule| u32::from(rule.counter)));
-            if let (Some(at), Some(got)) = (wanted, got) {
-                let drops = rules.filters.get(at).is_none_or(|rule| rule.action == FilterAction::Drop);
-                prop_assert_eq!(got.action == abi::FILTER_DROP, drops, "{:?}", packet.key);
-            }
+            let got = filter.ask(&packet, ifindex, None).rule;
+            prop_assert_eq!(wanted.map(|at| ids.filters()[at].index), got, "{:?}", packet.key);
         }
     }
 
@@ -428,24 +424,16 @@ fn rules_by_word_compile() {
     let (images, _) = compiled(&filters(&["drop src=203.0.113.0/24 proto=tcp dport=22-23"]));
     assert_eq!(filter("drop src=203.0.113.0/24 proto=tcp dport=22-23").proto, Some(Protocol(6).into()));
     assert_eq!(
-        images.filters,
-        [abi::FilterRule {
-            source: addr::from_v4([203, 0, 113, 0]),
-            // The 96 bits before an IPv4 address, and its own 24.
-            source_mask: [255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0],
-            destination: addr::from_v4([0; 4]),
-            destination_mask: addr::mask_bytes(96),
-            ifindex: 0,
-            ifindex_mask: 0,
-            source_ports: [0, 65535],
-            destination_ports: [22, 23],
-            protocol: 6,
-            protocol_mask: 255,
+        *images.filter.rules,
+        [classifier::Rule {
+            number: 0,
             version: 4,
-            version_mask: 255,
-            needs_ports: 1,
-            action: abi::FILTER_DROP,
-            counter: 0,
+            source: classifier::Addresses::V4 { first: 0xcb00_7100, last: 0xcb00_71ff },
+            destination: classifier::Addresses::V4 { first: 0, last: u32::MAX },
+            protocol: Some(6),
+            ports: classifier::Ports::Ports { source: [0, 65535], destination: [22, 23] },
+            action: classifier::Action::Drop,
+            ..classifier::Rule::default()
         }]
     );
 }
