@@ -16,6 +16,7 @@ pub mod echo;
 pub mod family;
 pub mod flow;
 pub mod hash;
+pub mod limit;
 pub mod maglev;
 pub mod quota;
 pub mod reason;

@@ -4,16 +4,19 @@ use core::{ffi::c_void, hint::black_box};
 
 use aya_ebpf::{helpers::generated::bpf_loop, programs::XdpContext};
 use netfast_common::{
+    Reason,
     abi::{
-        FILTER_ASK, FILTER_ASK_SIDE, FILTER_COUNT, FILTER_DROP, FILTER_KINDS, FILTER_REJECT, FILTER_TREES,
-        FilterCell, FilterEntry,
+        FILTER_ASK, FILTER_ASK_SIDE, FILTER_COUNT, FILTER_DROP, FILTER_KINDS, FILTER_LIMIT, FILTER_REJECT,
+        FILTER_TREES, FilterCell, FilterEntry, REJECT_ADMIN, REJECT_PORT, REJECT_TCP_RESET,
     },
+    answer::Answer,
     classify::{self, NOTHING, Tables, Walk},
-    wire::Packet,
+    wire::{Fragment, Packet, TCP},
 };
 
 use crate::{
-    account, frame,
+    account::{self, Outcome},
+    frame, limit,
     maps::{FILTER_CELLS, FILTER_COUNTERS, FILTER_HEADS, FILTER_RULES, RULE_SETS, SCRATCH},
     run::Run,
     scratch::Scratch,
@@ -23,6 +26,8 @@ use crate::{
 struct Maps {
     slot: u32,
     length: usize,
+    /// The packet is over a limit.
+    over: bool,
 }
 
 impl Tables for Maps {
@@ -38,24 +43,33 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn side(&mut self, rule: u32) -> bool {
-        let counts = self.entry(rule).is_some_and(|entry| entry.action == FILTER_COUNT);
-        if counts {
+        let Some(entry) = self.entry(rule) else { return true };
+        let over = entry.action == FILTER_LIMIT && !limit::within(self.slot, entry.argument);
+        // A limit counts what it drops.
+        if over || entry.action == FILTER_COUNT {
             account::add(&FILTER_COUNTERS, rule, self.length);
         }
-        true
+        self.over |= over;
+        !over
     }
 }
 
-/// Whether the filter lets `packet` (`length` bytes) on. Counts it for the rule that decides, and for those before it that
-/// count.
+/// What becomes of `packet` (`length` bytes) if the filter does not let it on. Counts it for the rule that decides, and for
+/// those before it that count.
 #[inline(always)]
-pub fn allows(ctx: &XdpContext, run: &Run, packet: &Packet, length: usize, scratch: &mut Scratch) -> bool {
+pub fn refuses(
+    ctx: &XdpContext,
+    run: &Run,
+    packet: &Packet,
+    length: usize,
+    scratch: &mut Scratch,
+) -> Option<Outcome> {
     let slot = run.slot();
-    let Some(rules) = RULE_SETS.get(slot) else { return true };
+    let rules = RULE_SETS.get(slot)?;
     let flags = rules.filter_flags;
     scratch.walk = Walk { order: NOTHING, ..Walk::default() };
     if flags & FILTER_ASK == 0 {
-        return true;
+        return None;
     }
     let icmp = if classify::has_icmp(packet) {
         frame::Header::<2>::at(ctx, packet.l4 as usize).map(|header| header.get::<u16>(0).to_ne_bytes())
@@ -63,7 +77,14 @@ pub fn allows(ctx: &XdpContext, run: &Run, packet: &Packet, length: usize, scrat
         None
     };
     scratch.subject.describe(packet, run.ifindex, icmp);
-    scratch.filter = Question { slot, length: length as u32 };
+    scratch.filter = Question {
+        slot,
+        length: length as u32,
+        over: 0,
+        now: run.now,
+        hz: run.config.hz,
+        seed: run.config.seed,
+    };
     let v6 = packet.version == 6;
     // The trees' function finds this memory by itself: what is written must be there before, and what is read come after.
     let scratch = black_box(scratch);
@@ -72,19 +93,40 @@ pub fn allows(ctx: &XdpContext, run: &Run, packet: &Packet, length: usize, scrat
         each_tree(if v6 { tree::<true, true> } else { tree::<false, true> });
     }
     let scratch = black_box(scratch);
+    if scratch.filter.over != 0 {
+        return Some(Outcome::drop(Reason::FilterLimit));
+    }
     let walk = &scratch.walk;
     if !walk.found() {
-        return true;
+        return None;
     }
     let rule = walk.rule();
     account::add(&FILTER_COUNTERS, rule, length);
     match walk.action() {
-        0 => true,
-        1 => false,
+        0 => None,
+        1 => Some(Outcome::drop(Reason::FilterDrop)),
         _ => {
-            let Some(entry) = FILTER_RULES.get(2 * rule + slot) else { return true };
-            entry.action != FILTER_DROP && entry.action != FILTER_REJECT
+            let entry = FILTER_RULES.get(2 * rule + slot)?;
+            match entry.action {
+                FILTER_DROP => Some(Outcome::drop(Reason::FilterDrop)),
+                FILTER_REJECT => {
+                    Some(Outcome::answer(rejection(entry.argument, packet), 0, Reason::FilterReject))
+                }
+                _ => None,
+            }
         }
+    }
+}
+
+/// The answer to a packet that is refused.
+#[inline(always)]
+fn rejection(how: u32, packet: &Packet) -> Answer {
+    match how {
+        REJECT_ADMIN => Answer::Prohibited,
+        REJECT_PORT => Answer::PortUnreachable,
+        REJECT_TCP_RESET => Answer::Reset,
+        _ if packet.key.protocol == TCP && !matches!(packet.fragment, Fragment::Later) => Answer::Reset,
+        _ => Answer::PortUnreachable,
     }
 }
 
@@ -92,8 +134,18 @@ pub fn allows(ctx: &XdpContext, run: &Run, packet: &Packet, length: usize, scrat
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Question {
-    slot: u32,
-    length: u32,
+    /// Slot of the rule set.
+    pub slot: u32,
+    /// Bytes of the frame.
+    pub length: u32,
+    /// 1: the packet is over a limit.
+    pub over: u32,
+    /// Jiffies.
+    pub now: u32,
+    /// Jiffies in a second.
+    pub hz: u32,
+    /// Seed of hashes.
+    pub seed: u32,
 }
 
 /// Has the kernel call `tree` for each tree.
@@ -113,6 +165,12 @@ unsafe extern "C" fn tree<const V6: bool, const SIDE: bool>(number: u32, _contex
     };
     let kind = V6 as u32 + 2 * SIDE as u32;
     let Some(head) = FILTER_HEADS.get(question.slot * FILTER_KINDS + kind) else { return 1 };
-    let mut maps = Maps { slot: question.slot, length: question.length as usize };
-    if classify::tree::<V6, SIDE>(head, number, subject, walk, &mut maps) { 0 } else { 1 }
+    let mut maps = Maps { slot: question.slot, length: question.length as usize, over: false };
+    let goes_on = classify::tree::<V6, SIDE>(head, number, subject, walk, &mut maps);
+    if SIDE && maps.over {
+        // SAFETY: as above.
+        unsafe { (*memory).scratch.filter.over = 1 };
+        return 1;
+    }
+    if goes_on { 0 } else { 1 }
 }

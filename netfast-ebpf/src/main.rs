@@ -40,6 +40,7 @@ mod icmp;
 #[cfg(target_arch = "bpf")]
 mod known;
 #[cfg(target_arch = "bpf")]
+mod limit;
 mod log;
 #[cfg(target_arch = "bpf")]
 mod maps;

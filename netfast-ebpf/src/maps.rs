@@ -10,8 +10,8 @@ use netfast_common::{
     Reason, Verdict,
     abi::{
         self, AllowEntry, CacheSet4, CacheSet6, Config, Echo, Event, FilterCell, FilterEntry, FilterHead,
-        Flow, FlowKey, Forward, HopKey, Interface, InterfaceAddress, MaglevCell, NextHop, RuleSet, Service,
-        Target, Traffic, VlanKey, VlanLink,
+        FilterRate, Flow, FlowKey, Forward, HopKey, Interface, InterfaceAddress, MaglevCell, NextHop,
+        RuleSet, Service, Target, Traffic, VlanKey, VlanLink,
     },
     echo::{BUCKETS_PER_SET, Bucket},
 };
@@ -127,6 +127,22 @@ pub static CACHE4: Array<CacheSet4, 32_768, MMAP> = Array::new();
 /// Flow cache, IPv6: a part per CPU. Program writes and reads; sized by the agent.
 #[btf_map]
 pub static CACHE6: Array<CacheSet6, 8_192, MMAP> = Array::new();
+
+/// Rates of filter rules. Agent writes, program reads; two slots.
+#[btf_map]
+pub static FILTER_RATES: Array<FilterRate, { 2 * abi::MAX_FILTER_LIMITS as usize }, MMAP> = Array::new();
+
+/// Token buckets of filter rules' rates. Program writes and reads.
+#[btf_map]
+pub static FILTER_BUCKETS: Array<Bucket, { abi::MAX_FILTER_LIMITS as usize }, MMAP> = Array::new();
+
+/// Token buckets of filter rules' rates for each source. Program writes and reads.
+#[btf_map]
+pub static FILTER_SOURCES: Array<
+    [Bucket; BUCKETS_PER_SET],
+    { abi::FILTER_SOURCE_BUCKETS as usize / BUCKETS_PER_SET },
+    MMAP,
+> = Array::new();
 
 /// Token buckets of the echo reflectors' sources. Program writes and reads.
 #[btf_map]

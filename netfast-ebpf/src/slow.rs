@@ -110,8 +110,8 @@ pub fn filter(ctx: &XdpContext, run: &Run) -> Step {
     let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
     // SAFETY: as above.
     let Memory { packet, scratch } = unsafe { &mut *memory };
-    if !classify::allows(ctx, run, packet, frame::length(ctx), scratch) {
-        return Step::Done(Outcome::drop(Reason::FilterDrop));
+    if let Some(outcome) = classify::refuses(ctx, run, packet, frame::length(ctx), scratch) {
+        return Step::Done(outcome);
     }
     scratch.allowed = run.generation;
     if scratch.stage == STAGE_RECHECK {

@@ -125,6 +125,8 @@ pub struct FilterEntry {
     pub reserved: [u32; 3],
 }
 
+/// Buckets of limits that each source address has its own of.
+pub const FILTER_SOURCE_BUCKETS: u32 = 65_536;
 /// Rules with [`FILTER_LIMIT`] in a rule set.
 pub const MAX_FILTER_LIMITS: u32 = 4_096;
 

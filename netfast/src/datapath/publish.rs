@@ -42,6 +42,7 @@ impl Publisher {
         let slot = generation & 1;
 
         write_part(&maps.services, slot, abi::MAX_SERVICES, &images.services);
+        write_part(&maps.filter_rates, slot, abi::MAX_FILTER_LIMITS, &images.filter_rates);
         write_part(&maps.echo_allow, slot, abi::MAX_ALLOW, &images.echo_allow);
         let filter_flags = self.filter.write(maps, slot, &images.filter);
         write_part(&maps.maglev, slot, abi::MAX_MAGLEV_CELLS, &images.maglev);

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 use netfast_common::addr;
 
-use crate::api::types::{AddressSet, Addresses, FilterRule, IcmpKind, Many, Ports, Protocol, TcpFlags};
+use crate::api::types::{AddressSet, Addresses, FilterRule, Many, Ports, Protocol, TcpFlags};
 
 /// Most matches of all rules together.
 pub const MAX_BOXES: usize = 200_000;
@@ -138,16 +138,43 @@ pub fn by_name(sets: &[AddressSet]) -> Sets<'_> {
 }
 
 /// The prefixes of an IP version that a field names; `None`: the field is not there.
-fn prefixes<'a>(
-    list: Option<&'a Many<Addresses>>,
-    sets: &'a Sets<'a>,
-    v6: bool,
-) -> Option<impl Iterator<Item = Prefix> + Clone + 'a> {
+fn prefixes<'a>(list: Option<&'a Many<Addresses>>, sets: &'a Sets<'a>, v6: bool) -> Option<Vec<Prefix>> {
     let nets = list?.iter().flat_map(move |item| match item {
         Addresses::Net(net) => std::slice::from_ref(net),
         Addresses::Set(name) => sets.get(name.as_str()).map_or(&[][..], |set| &set.addresses[..]),
     });
-    Some(nets.filter(move |net| net.addr().is_ipv6() == v6).map(Prefix::of))
+    Some(disjoint(nets.filter(move |net| net.addr().is_ipv6() == v6).map(Prefix::of).collect()))
+}
+
+/// Prefixes of which none holds another one, so that a packet meets a rule that counts once.
+fn disjoint(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
+    if prefixes.len() > 1 {
+        // What holds others stands before them.
+        prefixes.sort_unstable();
+        let mut last: Option<Prefix> = None;
+        prefixes.retain(|prefix| {
+            let held = last.is_some_and(|last| last.covers(*prefix));
+            if !held {
+                last = Some(*prefix);
+            }
+            !held
+        });
+    }
+    prefixes
+}
+
+/// Port ranges that do not overlap or touch.
+fn merged(ranges: &[Ports]) -> Vec<Option<[u16; 2]>> {
+    let mut ranges: Vec<[u16; 2]> = ranges.iter().map(|Ports(range)| [range.low, range.high]).collect();
+    ranges.sort_unstable();
+    let mut merged: Vec<Option<[u16; 2]>> = Vec::with_capacity(ranges.len());
+    for [low, high] in ranges {
+        match merged.last_mut() {
+            Some(Some(last)) if u32::from(low) <= u32::from(last[1]) + 1 => last[1] = last[1].max(high),
+            _ => merged.push(Some([low, high])),
+        }
+    }
+    merged
 }
 
 /// Calls `each` for every match of a rule.
@@ -157,21 +184,9 @@ pub fn for_each<'a>(rule: &'a FilterRule, sets: &Sets<'_>, mut each: impl FnMut(
             continue;
         }
         let any = [Prefix::any(v6)];
-        let (mut one, mut other) = (Vec::new(), Vec::new());
-        let sources: &[Prefix] = match prefixes(rule.src.as_ref(), sets, v6) {
-            None => &any,
-            Some(list) => {
-                one.extend(list);
-                &one
-            }
-        };
-        let destinations: &[Prefix] = match prefixes(rule.dst.as_ref(), sets, v6) {
-            None => &any,
-            Some(list) => {
-                other.extend(list);
-                &other
-            }
-        };
+        let (one, other) = (prefixes(rule.src.as_ref(), sets, v6), prefixes(rule.dst.as_ref(), sets, v6));
+        let sources: &[Prefix] = one.as_deref().unwrap_or(&any);
+        let destinations: &[Prefix] = other.as_deref().unwrap_or(&any);
         for transport in transports(rule, v6) {
             for &source in sources {
                 for &destination in destinations {
@@ -197,23 +212,28 @@ fn transports<'a>(rule: &'a FilterRule, v6: bool) -> Vec<Match<'a>> {
     let ports = |list: &Option<Many<Ports>>| -> Vec<Option<[u16; 2]>> {
         match list {
             None => vec![None],
-            Some(list) => list.iter().map(|Ports(range)| Some([range.low, range.high])).collect(),
+            Some(list) => merged(list.as_slice()),
         }
     };
     let (sources, destinations) = (ports(&rule.sport), ports(&rule.dport));
-    let kinds: Vec<Option<IcmpKind>> = match &rule.icmp {
+    let kinds: Vec<Option<(u8, Option<u8>)>> = match &rule.icmp {
         None => vec![None],
-        Some(list) => list.iter().map(|kind| Some(*kind)).collect(),
+        Some(list) => {
+            let all = list.iter().filter_map(|kind| Some((kind.type_in(v6)?, kind.code)));
+            let mut all: Vec<_> = all.collect();
+            // A type without a code stands before those with one, which it holds.
+            all.sort_unstable();
+            all.dedup_by(|next, last| next.0 == last.0 && (last.1.is_none() || last.1 == next.1));
+            all.into_iter().map(Some).collect()
+        }
     };
+    let mut protocols = protocols;
+    protocols.sort_unstable();
+    protocols.dedup();
     for protocol in protocols {
         for &source_ports in &sources {
             for &destination_ports in &destinations {
-                for kind in &kinds {
-                    let icmp = match kind.map(|kind| (kind.type_in(v6), kind.code)) {
-                        None => None,
-                        Some((None, _)) => continue,
-                        Some((Some(number), code)) => Some((number, code)),
-                    };
+                for &icmp in &kinds {
                     let extra = Extra {
                         flags: rule.flags,
                         icmp,
@@ -243,7 +263,7 @@ pub fn count(rule: &FilterRule, sets: &Sets<'_>) -> usize {
         if rule.version.is_some_and(|version| (version == 6) != v6) {
             continue;
         }
-        let nets = |list| prefixes(list, sets, v6).map_or(1, Iterator::count);
+        let nets = |list| prefixes(list, sets, v6).map_or(1, |list| list.len());
         let addresses = nets(rule.src.as_ref()).saturating_mul(nets(rule.dst.as_ref()));
         if addresses > 0 {
             sum = sum.saturating_add(transports(rule, v6).len().saturating_mul(addresses));

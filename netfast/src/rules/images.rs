@@ -21,6 +21,8 @@ pub struct Images {
     pub echo_allow: Vec<abi::AllowEntry>,
     /// The filter.
     pub filter: Compiled,
+    /// What its limits let through.
+    pub filter_rates: Vec<abi::FilterRate>,
     /// Look-up tables of all forwards.
     pub maglev: Vec<abi::MaglevCell>,
     /// What does not work at present (targets without a route, filter rules of interfaces that are gone), a sentence each.

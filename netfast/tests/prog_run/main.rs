@@ -9,6 +9,7 @@ mod errors;
 mod family;
 mod family_icmp;
 mod filter;
+mod filter_actions;
 mod flows;
 mod forward;
 mod frames;
@@ -32,6 +33,7 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     family::SCENARIOS,
     family_icmp::SCENARIOS,
     filter::SCENARIOS,
+    filter_actions::SCENARIOS,
     flows::SCENARIOS,
     forward::SCENARIOS,
     hops::SCENARIOS,

@@ -29,10 +29,8 @@ pub(super) fn compile(
     live: &Compiled,
     limits: &Limits,
 ) -> Result<(), ErrorBody> {
-    for (at, rule) in rules.filters.iter().enumerate() {
-        supported(at, rule)?;
-    }
-    let expanded = expand(rules, ids, host, &mut images.warnings)?;
+    let mut expanded = expand(rules, ids, host, &mut images.warnings)?;
+    images.filter_rates = std::mem::take(&mut expanded.limits);
     let rule_at = |at: usize| expanded.positions.get(at).map_or(0, |position| *position as usize);
     if expanded.rules.len() > abi::MAX_FILTER_RULES as usize {
         let at = rule_at(abi::MAX_FILTER_RULES as usize);
@@ -61,21 +59,6 @@ pub(super) fn compile(
         }
     })?;
     Ok(())
-}
-
-/// What the program cannot do yet.
-fn supported(at: usize, rule: &FilterRule) -> Result<(), ErrorBody> {
-    if !matches!(rule.action, FilterAction::Reject | FilterAction::Limit) {
-        return Ok(());
-    }
-    Err(ErrorBody {
-        code: ErrorCode::Rejected,
-        message: format!(
-            "filter rule {} cannot be carried out by this version's program",
-            diff::filter_name(at, rule)
-        ),
-        field: Some(format!("filter[{}].action", at + 1)),
-    })
 }
 
 /// The filter as the classifier takes it.
