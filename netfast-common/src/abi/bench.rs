@@ -31,6 +31,27 @@ pub struct Plan {
     pub pad: u32,
 }
 
+/// Bytes of a frame that `bench_trace` sends.
+pub const TRACE_FRAME: usize = 80;
+
+/// A frame of the map `TRACE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceFrame {
+    /// Its bytes.
+    pub words: [u64; TRACE_FRAME / 8],
+}
+
+/// Element 0 of the map `TRACE_STATE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceState {
+    /// The frame that is sent next.
+    pub position: u32,
+    /// Frames that there are.
+    pub count: u32,
+}
+
 /// Key of the reference's only map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,4 +82,4 @@ pub struct ReferenceFlow {
     pub mac: [u32; 3],
 }
 
-pod!(Plan => 96, ReferenceKey => 16, ReferenceFlow => 32);
+pod!(TraceFrame => 80, TraceState => 8, Plan => 96, ReferenceKey => 16, ReferenceFlow => 32);

@@ -8,9 +8,19 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use netfast_common::{
-    abi::bench::{FIRST_PORT, PORTS_PER_ADDRESS, Plan, ReferenceFlow, ReferenceKey},
+    abi::bench::{
+        FIRST_PORT, PORTS_PER_ADDRESS, Plan, ReferenceFlow, ReferenceKey, TRACE_FRAME, TraceFrame, TraceState,
+    },
     checksum::Delta,
 };
+
+/// Frames of a trace; sized and written by the benchmark.
+#[btf_map]
+static TRACE: Array<TraceFrame, 16> = Array::new();
+
+/// Where in the trace the program is.
+#[btf_map]
+static TRACE_STATE: Array<TraceState, 1> = Array::new();
 
 /// The packet to make. Written by the benchmark.
 #[btf_map]
@@ -78,6 +88,30 @@ pub fn bench_packet(ctx: XdpContext) -> u32 {
     let (address, port) = (flow / PORTS_PER_ADDRESS, (FIRST_PORT + flow % PORTS_PER_ADDRESS) as u16);
     put(data, end, plan.address_at, plan.address.wrapping_add(address).to_be());
     put(data, end, plan.port_at, port.to_be());
+    // SAFETY: the context is this program's.
+    unsafe { UNDER_TEST.tail_call(&ctx, 0) };
+    xdp_action::XDP_ABORTED
+}
+
+/// Sends the next frame of a trace to the program under test.
+#[xdp(frags)]
+pub fn bench_trace(ctx: XdpContext) -> u32 {
+    let Some(state) = TRACE_STATE.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: the benchmark runs on one CPU.
+    let state = unsafe { &mut *state };
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if data + TRACE_FRAME > end {
+        return xdp_action::XDP_ABORTED;
+    }
+    let position = state.position;
+    state.position = if position + 1 < state.count { position + 1 } else { 0 };
+    let Some(frame) = TRACE.get(position) else { return xdp_action::XDP_ABORTED };
+    let mut i = 0;
+    while i < TRACE_FRAME / 8 {
+        // SAFETY: as just checked.
+        unsafe { store::<u64>(data + 8 * i, frame.words[i]) };
+        i += 1;
+    }
     // SAFETY: the context is this program's.
     unsafe { UNDER_TEST.tail_call(&ctx, 0) };
     xdp_action::XDP_ABORTED

@@ -58,7 +58,8 @@ pub const SERVICE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10)
 const TARGET6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
 const SOURCE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 
-const BENCH: &[u8] = aya::include_bytes_aligned!(env!("NETFAST_BENCH_OBJECT"));
+/// The benchmark's own programs.
+pub const BENCH: &[u8] = aya::include_bytes_aligned!(env!("NETFAST_BENCH_OBJECT"));
 const HOP: u16 = 1;
 /// Targets of the IPv4 forward; the IPv6 one's only target has the next index.
 const TARGETS: u16 = 16;
@@ -82,6 +83,29 @@ impl HostView for Host {
     }
 }
 
+/// Moves the process into namespaces of its own for good, with a BPF file system and an interface.
+pub fn namespace() -> Result<(tempfile::TempDir, u32)> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .context("cannot make namespaces (needs root)")?;
+    let dir = tempfile::tempdir()?;
+    let none: Option<&str> = None;
+    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+    nix::mount::mount(none, "/", none, private, none)?;
+    nix::mount::mount(Some("bpf"), dir.path(), Some("bpf"), nix::mount::MsFlags::empty(), none)
+        .context("cannot mount a BPF file system")?;
+    run("ip link add nf-bench type veth peer name nf-peer")?;
+    run("ip link set nf-bench address 02:00:00:00:00:01 up")?;
+    let ifindex = nix::net::if_::if_nametoindex("nf-bench")?;
+    Ok((dir, ifindex))
+}
+
+/// Makes the interface known to the program.
+pub fn announce(pin_dir: &std::path::Path, ifindex: u32) -> Result<()> {
+    let map = MapData::from_pin(pin_dir.join("maps/INTERFACES")).context("map INTERFACES")?;
+    let mut array = Array::<_, Interface>::try_from(Map::Array(map))?;
+    Ok(array.set(ifindex, Interface { ifindex, row: 0, mac: MAC, flags: 0 }, 0)?)
+}
+
 /// See the module.
 pub struct Bed {
     pin_dir: PathBuf,
@@ -96,18 +120,7 @@ pub struct Bed {
 impl Bed {
     /// Makes it. The process moves into the namespaces for good.
     pub fn new() -> Result<Self> {
-        nix::sched::unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-            .context("cannot make namespaces (needs root)")?;
-        let dir = tempfile::tempdir()?;
-        let none: Option<&str> = None;
-        let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
-        nix::mount::mount(none, "/", none, private, none)?;
-        nix::mount::mount(Some("bpf"), dir.path(), Some("bpf"), nix::mount::MsFlags::empty(), none)
-            .context("cannot mount a BPF file system")?;
-        run("ip link add nf-bench type veth peer name nf-peer")?;
-        run("ip link set nf-bench address 02:00:00:00:00:01 up")?;
-        let ifindex = nix::net::if_::if_nametoindex("nf-bench")?;
-
+        let (dir, ifindex) = namespace()?;
         let pin_dir = dir.path().join("netfast");
         let tables = TableSizes {
             flows: 2 * MAX_FLOWS + 262_144,
@@ -295,7 +308,8 @@ impl Bed {
     }
 }
 
-fn program<'a>(bench: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+/// A program of the benchmark's own.
+pub fn program<'a>(bench: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(bench.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
 
@@ -307,7 +321,8 @@ fn run(command: &str) -> Result<()> {
     Ok(())
 }
 
-fn settings() -> Settings {
+/// Settings under which nothing expires.
+pub fn settings() -> Settings {
     // Longer than the clock can tell: nothing expires.
     let forever = Duration::from_secs(100 * 86_400);
     Settings {

@@ -6,6 +6,8 @@
 
 mod bed;
 mod cases;
+mod classify;
+mod generate;
 mod measure;
 mod report;
 
@@ -29,6 +31,8 @@ struct Args {
 enum What {
     /// The program alone: nanoseconds a packet beside an empty program and a one-hash DNAT.
     Prog(ProgArgs),
+    /// The filter's classifier: a rule set and a trace in ClassBench's format, or made up.
+    Classify(classify::Args),
 }
 
 /// Options of `bench prog`.
@@ -61,7 +65,10 @@ fn main() -> ExitCode {
 
 /// Returns whether the run is valid.
 fn run() -> Result<bool> {
-    let What::Prog(args) = Args::parse().what;
+    let args = match Args::parse().what {
+        What::Prog(args) => args,
+        What::Classify(args) => return classify::run(&args),
+    };
     for flows in &args.flows {
         anyhow::ensure!(
             flows.is_power_of_two() && *flows <= bed::MAX_FLOWS,

@@ -10,6 +10,7 @@
 //! costs nothing.
 
 mod boxes;
+pub mod classbench;
 mod compile;
 mod delta;
 pub mod host;

@@ -1,0 +1,361 @@
+//! `bench classify`: a rule set and a trace through the real program.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, ProgramArray},
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use aya_obj::programs::XdpAttachType;
+use netfast::{
+    classifier::{
+        Action, Compiled, Effort, Limits, Rule,
+        classbench::{self, Header},
+        compile, host,
+    },
+    datapath::{Datapath, Options, TableSizes},
+    rules::images::Images,
+};
+use netfast_common::{
+    abi::{
+        self, Policy, PolicyClass,
+        bench::{TRACE_FRAME, TraceFrame, TraceState},
+    },
+    addr,
+    wire::{self, Packet},
+};
+use serde_json::json;
+
+use crate::{
+    bed,
+    generate::{self, Family, Numbers},
+    measure::{median, settle},
+};
+
+/// Options of `bench classify`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Rules in ClassBench's format; without it they are made up.
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+    /// Headers to send: lines of decimal `source destination source-port destination-port protocol`; without it they are
+    /// made up of the rules' corners.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// What made-up rules look like.
+    #[arg(long, value_enum, default_value = "acl")]
+    family: Family,
+    /// How many are made up.
+    #[arg(long, default_value_t = 10_000)]
+    count: u32,
+    /// Make up IPv6 rules.
+    #[arg(long)]
+    v6: bool,
+    /// Where made-up rules begin.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Headers whose answer is compared with a linear match.
+    #[arg(long, default_value_t = 10_000)]
+    sample: usize,
+    /// Rounds of turns.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Write the results as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Headers of a made-up trace.
+const TRACE: usize = 131_072;
+
+/// Returns whether every answer was right.
+pub fn run(args: &Args) -> Result<bool> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let rules = match &args.rules {
+        Some(path) => classbench::rules(&read(path)?).with_context(|| path.display().to_string())?,
+        None => generate::rules(args.family, args.count, args.v6, args.seed),
+    };
+    let mut headers = match &args.trace {
+        Some(path) => classbench::trace(&read(path)?).with_context(|| path.display().to_string())?,
+        None => generate::trace(&rules, TRACE, args.seed),
+    };
+    ensure!(!headers.is_empty(), "the trace is empty");
+    let mut numbers = Numbers::new(args.seed);
+    for at in (1..headers.len()).rev() {
+        headers.swap(at, numbers.below(at as u64 + 1) as usize);
+    }
+    let mut bed = Bed::new(headers.len().max(TRACE) as u32)?;
+    settle()?;
+    let limits = bed.datapath.filter_limits();
+
+    // Every second rule drops, so that a wrong rule is mostly a wrong answer, too.
+    let mixed: Vec<Rule> = rules
+        .iter()
+        .map(|rule| Rule { action: if rule.number % 2 == 0 { Action::Drop } else { Action::Allow }, ..*rule })
+        .collect();
+    let begin = Instant::now();
+    let compiled = compile(&mixed, &limits)?;
+    let commit = begin.elapsed();
+    let begin = Instant::now();
+    bed.publish(&compiled);
+    let published = begin.elapsed();
+    let wrong = bed.check(&mixed, &headers, args.sample)?;
+
+    // A rule in the middle of the others.
+    let mut longer = mixed.clone();
+    let number = mixed.iter().map(|rule| rule.number + 1).max().unwrap_or_default();
+    longer
+        .insert(mixed.len() / 2, Rule { number, ..mixed.get(mixed.len() / 3).copied().unwrap_or_default() });
+    let begin = Instant::now();
+    let added = compiled.update(&longer, &limits).unwrap_or_else(|| compile(&longer, &limits))?;
+    bed.publish(&added);
+    let one_rule = begin.elapsed();
+    drop(added);
+
+    // For the time all of them allow: then every packet goes on as it does without rules.
+    let allowing: Vec<Rule> = rules.iter().map(|rule| Rule { action: Action::Allow, ..*rule }).collect();
+    let quick = compile(&allowing, &limits)?;
+    let begin = Instant::now();
+    let optimised = compile(&allowing, &Limits { effort: Effort::Better, ..limits })?;
+    let optimise = begin.elapsed();
+    let uniform: Vec<u32> = (0..headers.len() as u32).collect();
+    let zipf = zipf(headers.len(), &mut numbers);
+    bed.send(&headers, &uniform)?;
+    let ns = bed.net(&quick, args.rounds)?;
+    let ns_optimised = bed.net(&optimised, args.rounds)?;
+    bed.send(&headers, &zipf)?;
+    let ns_zipf = bed.net(&quick, args.rounds)?;
+
+    let report = compiled.report();
+    let (average, most) = steps(&compiled, &headers);
+    let filter = aya::programs::ProgramInfo::from_pin(bed.pin_dir.join("programs/netfast_filter"))?;
+    let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    let round = |ns: f64| (ns * 10.0).round() / 10.0;
+    let result = json!({
+        "rules": report.rules,
+        "headers": headers.len(),
+        "trees": report.trees.iter().sum::<u32>(),
+        "bytes": report.bytes,
+        "build_ms": {"commit": ms(commit), "optimised": ms(optimise)},
+        "publish_ms": ms(published),
+        "one_rule_ms": ms(one_rule),
+        "wrong": wrong,
+        "sampled": args.sample.min(headers.len()),
+        "steps_avg": round(average),
+        "steps_max": most,
+        "steps_bound": report.steps_max,
+        "ns_uncached": round(ns),
+        "ns_uncached_zipf": round(ns_zipf),
+        "ns_uncached_optimised": round(ns_optimised),
+        "ns_cached": serde_json::Value::Null,
+        "ns_linear": serde_json::Value::Null,
+        "verified_instructions": filter.verified_instruction_count(),
+    });
+    let text = serde_json::to_string_pretty(&result)?;
+    println!("{text}");
+    if let Some(path) = &args.json {
+        std::fs::write(path, text)?;
+    }
+    Ok(wrong == 0)
+}
+
+/// A sequence in which header of rank r comes in proportion to 1 / r^1.1.
+fn zipf(count: usize, numbers: &mut Numbers) -> Vec<u32> {
+    let mut sum = 0.0;
+    let sums: Vec<f64> = (1..=count)
+        .map(|rank| {
+            sum += (rank as f64).powf(-1.1);
+            sum
+        })
+        .collect();
+    (0..count)
+        .map(|_| {
+            let at = numbers.below(1 << 50) as f64 / (1u64 << 50) as f64 * sum;
+            sums.partition_point(|sum| *sum < at).min(count - 1) as u32
+        })
+        .collect()
+}
+
+/// Average and most steps of the headers.
+fn steps(compiled: &Compiled, headers: &[Header]) -> (f64, u32) {
+    let host = host::Host::new(compiled);
+    let (mut sum, mut most) = (0u64, 0);
+    for header in headers {
+        let steps = host.ask(&packet(header), 1, None).steps;
+        sum += u64::from(steps);
+        most = most.max(steps);
+    }
+    (sum as f64 / headers.len() as f64, most)
+}
+
+fn packet(header: &Header) -> Packet {
+    wire::parse_slice(&frame(header)).unwrap_or_else(|_| Packet {
+        version: if header.source.is_ipv4() { 4 } else { 6 },
+        ..Packet::default()
+    })
+}
+
+/// The header as a frame that is TCP, UDP or anything else alike.
+fn frame(header: &Header) -> [u8; TRACE_FRAME] {
+    let mut bytes = Vec::with_capacity(TRACE_FRAME);
+    bytes.extend(bed::MAC);
+    bytes.extend(bed::PEER);
+    let (source, destination) = (addr::from_ip(header.source), addr::from_ip(header.destination));
+    let payload = if header.source.is_ipv4() {
+        bytes.extend([0x08, 0x00]);
+        let mut ip = vec![0x45, 0, 0, 66, 0, 1, 0x40, 0, 64, header.protocol, 0, 0];
+        ip.extend(&source[12..]);
+        ip.extend(&destination[12..]);
+        let sum: u32 = ip.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        bytes.extend(ip);
+        46u16
+    } else {
+        bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 26, header.protocol, 64]);
+        bytes.extend(source);
+        bytes.extend(destination);
+        26
+    };
+    bytes.extend(header.ports[0].to_be_bytes());
+    bytes.extend(header.ports[1].to_be_bytes());
+    // UDP's length and checksum, or the sequence number of a TCP segment.
+    bytes.extend(payload.to_be_bytes());
+    bytes.extend([0xab, 0xcd, 0, 0, 0, 0, 0x50, 0x10]);
+    bytes.resize(TRACE_FRAME, 0);
+    std::array::from_fn(|at| bytes[at])
+}
+
+struct Bed {
+    datapath: Datapath,
+    bench: Ebpf,
+    pin_dir: PathBuf,
+    ifindex: u32,
+    _dir: tempfile::TempDir,
+}
+
+impl Bed {
+    fn new(headers: u32) -> Result<Self> {
+        let (dir, ifindex) = bed::namespace()?;
+        let pin_dir = dir.path().join("netfast");
+        let tables = TableSizes {
+            flows: 1024,
+            half_open: 1024,
+            cache4_sets: 262_144,
+            cache6_sets: 262_144,
+            filter_rules: abi::MAX_FILTER_NUMBERS,
+        };
+        let (datapath, _) = Datapath::open(&Options { pin_dir: pin_dir.clone(), tables })?;
+        let mut settings = bed::settings();
+        // What is unusual is not to be decided before the filter.
+        settings.policies = [Policy::Pass; PolicyClass::COUNT];
+        datapath.configure(&settings);
+        let mut bench = EbpfLoader::new().map_max_entries("TRACE", headers).load(bed::BENCH)?;
+        bed::program(&mut bench, "bench_trace")?.load()?;
+        let pin_dir = pin_dir.join(format!("v{}", abi::ABI_VERSION));
+        bed::announce(&pin_dir, ifindex)?;
+        let entry = Xdp::from_pin(pin_dir.join("programs/netfast"), XdpAttachType::Interface)?;
+        let map = bench.map_mut("UNDER_TEST").context("no map UNDER_TEST")?;
+        ProgramArray::try_from(map)?.set(0, entry.fd()?, 0)?;
+        Ok(Self { datapath, bench, pin_dir, ifindex, _dir: dir })
+    }
+
+    fn publish(&self, compiled: &Compiled) {
+        self.datapath.publish(&Images { filter: compiled.clone(), ..Images::default() });
+    }
+
+    /// Puts headers into the trace.
+    fn send(&mut self, headers: &[Header], sequence: &[u32]) -> Result<()> {
+        let mut frames: HashMap<u32, TraceFrame> = HashMap::new();
+        let map = self.bench.map_mut("TRACE").context("no map TRACE")?;
+        let mut trace = Array::<_, TraceFrame>::try_from(map)?;
+        for (at, header) in (0..).zip(sequence) {
+            let frame = frames.entry(*header).or_insert_with(|| {
+                let bytes = frame(&headers[*header as usize]);
+                TraceFrame {
+                    words: std::array::from_fn(|i| {
+                        u64::from_ne_bytes(std::array::from_fn(|j| bytes[8 * i + j]))
+                    }),
+                }
+            });
+            trace.set(at, *frame, 0)?;
+        }
+        self.rewind(sequence.len() as u32)
+    }
+
+    fn rewind(&mut self, count: u32) -> Result<()> {
+        let map = self.bench.map_mut("TRACE_STATE").context("no map TRACE_STATE")?;
+        Ok(Array::<_, TraceState>::try_from(map)?.set(0, TraceState { position: 0, count }, 0)?)
+    }
+
+    fn run(&mut self, packets: u32) -> Result<(Duration, u32)> {
+        let mut context = [0u8; 24];
+        context[4..8].copy_from_slice(&(TRACE_FRAME as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&self.ifindex.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(&[0; TRACE_FRAME]),
+            ctx_in: Some(&context),
+            repeat: packets,
+            ..TestRunOptions::new()
+        };
+        let xdp = bed::program(&mut self.bench, "bench_trace")?;
+        let begin = Instant::now();
+        let result = xdp.test_run(options)?;
+        Ok((begin.elapsed(), result.return_value))
+    }
+
+    /// Sends headers one by one: the answer and the counter of the rule must be those of a linear match. Returns how many
+    /// were not.
+    fn check(&mut self, rules: &[Rule], headers: &[Header], sample: usize) -> Result<u32> {
+        let sample = sample.min(headers.len()).max(1);
+        let sequence: Vec<u32> =
+            (0..headers.len()).step_by(headers.len() / sample).map(|at| at as u32).take(sample).collect();
+        self.send(headers, &sequence)?;
+        let mut wrong = 0;
+        for at in sequence {
+            let packet = packet(&headers[at as usize]);
+            let icmp = netfast_common::classify::has_icmp(&packet).then(|| {
+                let bytes = frame(&headers[at as usize]);
+                [bytes[usize::from(packet.l4)], bytes[usize::from(packet.l4) + 1]]
+            });
+            let first = rules.iter().find(|rule| rule.matches(&packet, self.ifindex, icmp));
+            let counted =
+                |bed: &Self| first.map_or(0, |rule| bed.datapath.counters().filter(rule.number).packets);
+            let before = counted(self);
+            let (_, answer) = self.run(1)?;
+            let drops = first.is_some_and(|rule| rule.action == Action::Drop);
+            // XDP_DROP is 1, XDP_PASS 2.
+            let right = answer == if drops { 1 } else { 2 };
+            if !right || counted(self) != before + u64::from(first.is_some()) {
+                wrong += 1;
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// Nanoseconds a packet with the rules, net of the same program with an empty filter.
+    fn net(&mut self, compiled: &Compiled, rounds: usize) -> Result<f64> {
+        let mut differences = Vec::new();
+        let empty = Compiled::default();
+        for _ in 0..rounds {
+            let mut each = [0.0; 2];
+            for (filter, each) in [&empty, compiled].into_iter().zip(&mut each) {
+                self.publish(filter);
+                self.run(50_000)?;
+                let packets = 400_000;
+                let (time, _) = self.run(packets)?;
+                *each = time.as_nanos() as f64 / f64::from(packets);
+            }
+            differences.push(each[1] - each[0]);
+        }
+        Ok(median(&mut differences))
+    }
+}
