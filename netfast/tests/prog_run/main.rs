@@ -24,6 +24,7 @@ mod mutate;
 mod peers;
 mod policy;
 mod random;
+mod swaps;
 mod tracking;
 
 /// All scenarios, for tests that look at everything that left.
