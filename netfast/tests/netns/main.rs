@@ -9,6 +9,7 @@ mod family;
 mod filter;
 mod forward;
 mod hops;
+mod icmp;
 mod jumbo;
 mod peers;
 mod programs;

@@ -45,6 +45,7 @@ const DEMO: &[Package] = &[
 const TEST: &[Package] = &[
     package("hping3", Command("hping3"), "odd TCP and UDP packets"),
     package("iputils-ping", Command("ping"), "ICMP echo"),
+    package("traceroute", Command("traceroute"), "shows the way of packets"),
     package("ethtool", Command("ethtool"), "device settings and counters"),
     package("bpftool", Command("bpftool"), "loads the object by libbpf, reads pinned maps"),
     Package {
