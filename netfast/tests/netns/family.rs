@@ -93,3 +93,45 @@ fn path_mtu_of_the_other_version() -> Result<()> {
     assert!(world.reason("mtu_exceeded")? > 0);
     world.sound()
 }
+
+/// A router behind the host has the narrow link: its ICMP errors get to the client in the client's version.
+#[test]
+fn path_mtu_from_a_router_of_the_other_version() -> Result<()> {
+    need!("nginx", "curl");
+    let world = World::new("familyrouter")?;
+    // target1 becomes a router: behind it a server by a link of 1400 bytes.
+    let server = world.bed.namespace("server")?;
+    let router = &world.targets[0];
+    world.bed.veth((&server, "eth0"), (router, "lan0"))?;
+    router.forwarding()?;
+    for (namespace, device, v4, v6) in [
+        (router, "lan0", "10.0.3.1/24", "2001:db8:3::1/64"),
+        (&server, "eth0", "10.0.3.11/24", "2001:db8:3::11/64"),
+    ] {
+        namespace.address(device, v4)?;
+        namespace.address(device, v6)?;
+    }
+    for gateway in ["10.0.3.1", "2001:db8:3::1"] {
+        server.route(&format!("default via {gateway}"))?;
+    }
+    world.host.route(&format!("10.0.3.0/24 via {}", TARGETS[0]))?;
+    world.host.route(&format!("2001:db8:3::/64 via {}", TARGETS6[0]))?;
+    router.ip(&["link", "set", "dev", "lan0", "mtu", "1400"])?;
+    let nginx = peers::nginx(&server, world.bed.dir(), "server")?;
+    let hash = world.bulk()?;
+    world.netfast(&format!("forward add up tcp [{SERVICE6}]:80 --to 10.0.3.11:8080"))?;
+    world.netfast(&format!("forward add down tcp {SERVICE}:80 --to [2001:db8:3::11]:8080"))?;
+    for (service, address, mtu) in
+        [(format!("[{SERVICE6}]"), SERVICE6, 1420), (SERVICE.to_owned(), SERVICE, 1380)]
+    {
+        let up = world.bulk_file();
+        let line = format!("curl -sSf -g --max-time 60 -T {} http://{service}/put/up", up.display());
+        world.client.run(&line.split(' ').collect::<Vec<_>>())?;
+        assert_eq!(hash, peers::hash(&world.bed.dir().join("server/put/up"))?, "uploaded by {service}");
+        let learned = world.client.run(&["ip", "route", "get", address])?;
+        assert!(learned.contains(&format!("mtu {mtu} ")), "{learned}");
+    }
+    assert!(world.reason("icmp_error")? > 0);
+    drop(nginx);
+    world.sound()
+}
