@@ -96,7 +96,8 @@ fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     if version != 0x45 || fragment & 0x3fffu16.to_be() != 0 || ttl <= 1 {
         return None;
     }
-    if total < 28 || ip + total > end || !is_plain(l4, end, protocol, total - 20) {
+    // Compared as lengths: before it had bounds for swapped bytes, the verifier (6.1) refused to add one to an address.
+    if total < 28 || total > end - ip || !is_plain(l4, end, protocol, total - 20) {
         return None;
     }
     let udp = protocol == UDP;
@@ -142,7 +143,7 @@ fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     let (version, payload, protocol, ttl): (u8, u16, u8, u8) =
         unsafe { (load(ip), load(ip + 4), load(ip + 6), load(ip + 7)) };
     let payload = u16::from_be(payload) as usize;
-    if version >> 4 != 6 || ttl <= 1 || payload < 8 || ip + 40 + payload > end {
+    if version >> 4 != 6 || ttl <= 1 || payload < 8 || 40 + payload > end - ip {
         return None;
     }
     if !is_plain(l4, end, protocol, payload) {

@@ -16,14 +16,38 @@ use crate::{
     mutate::{self, Random},
 };
 
+/// Frames a run.
+const FRAMES: usize = 50_000;
+
 #[test]
 fn the_programs_read_as_the_host_does() {
-    bed::run(without_rules);
+    bed::run(|bed| without_rules(bed, 0x6e65_7466_6173_7403));
 }
 
 #[test]
 fn rules_for_everything() {
-    bed::run(with_rules);
+    bed::run(|bed| with_rules(bed, 0x6e65_7466_6173_7405));
+}
+
+/// `cargo xtask fuzz --programs` runs this one, for as many seconds as `NETFAST_FUZZ_SECONDS` says; the seed is the time's.
+#[test]
+#[ignore = "runs as long as it is told to: cargo xtask fuzz --programs"]
+fn the_programs_for_longer() {
+    bed::run(|bed| {
+        let seconds =
+            std::env::var("NETFAST_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+        let (began, end) = (std::time::Instant::now(), std::time::Duration::from_secs(seconds));
+        let mut seed = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64 | 1;
+        let mut frames = 0;
+        while began.elapsed() < end {
+            println!("{frames} frames; seed {seed:#x}");
+            bed.sandbox.reset().unwrap();
+            without_rules(bed, seed);
+            with_rules(bed, seed.wrapping_add(2));
+            (frames, seed) = (frames + 2 * FRAMES, seed.wrapping_add(4));
+        }
+        println!("{frames} frames, no fault");
+    });
 }
 
 /// What a frame without rules ends in, by the parser as the host runs it.
@@ -40,10 +64,10 @@ fn expected(frame: &[u8]) -> Reason {
     }
 }
 
-fn without_rules(bed: &mut Bed) {
-    let mut random = Random(0x6e65_7466_6173_7403);
+fn without_rules(bed: &mut Bed, seed: u64) {
+    let mut random = Random(seed);
     let mut seen: BTreeMap<Reason, u32> = BTreeMap::new();
-    for number in 0..20_000 {
+    for number in 0..FRAMES {
         let mut frame = mutate::good(&mut random);
         mutate::spoil(&mut random, &mut frame);
         if frame.len() < 14 {
@@ -62,7 +86,7 @@ fn without_rules(bed: &mut Bed) {
     }
 }
 
-fn with_rules(bed: &mut Bed) {
+fn with_rules(bed: &mut Bed, seed: u64) {
     let mut rules = String::new();
     for (index, (service, target)) in
         [("192.0.2.10", "10.0.0.11"), ("192.0.2.11", "10.0.0.12")].into_iter().enumerate()
@@ -87,9 +111,9 @@ fn with_rules(bed: &mut Bed) {
               [[echo]]\nlisten = \"[2001:db8::c]:443\"\nallow = [\"2001:db8:1::/48\"]\nrate = 1000000\n\
               [[filter]]\naction = \"drop\"\nsrc = \"198.51.100.6/32\"\n\
               [[filter]]\naction = \"drop\"\nproto = \"tcp\"\nsport = 7\n";
-    let mut random = Random(0x6e65_7466_6173_7405);
+    let mut random = Random(seed);
     let mut seen: BTreeMap<(Verdict, Reason), u32> = BTreeMap::new();
-    for number in 0..20_000 {
+    for number in 0..FRAMES {
         if number % 4000 == 0 {
             bed.rules(&rules);
         }

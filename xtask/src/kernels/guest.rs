@@ -18,7 +18,7 @@ use super::{
 use crate::netns::{Namespace, Process, Testbed, output, wait_for};
 
 /// Emulated CPUs are slow.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(400);
 
 /// The tagged networks: identifier, beside which device.
 const CLIENT_VLAN: u16 = 7;

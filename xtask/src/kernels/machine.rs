@@ -27,9 +27,9 @@ pub const CARDS: [(&str, u8, &str); 4] =
 pub const MARK: &str = "@netfast ";
 
 /// How long a machine may take for everything.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1200);
 /// How long it may say nothing.
-const SILENCE: Duration = Duration::from_secs(180);
+const SILENCE: Duration = Duration::from_secs(450);
 
 /// What a machine tells about one check.
 #[derive(Debug, Clone, Serialize, Deserialize)]
