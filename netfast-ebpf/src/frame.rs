@@ -1,7 +1,10 @@
 //! Packet memory: the only file that turns packet addresses into references.
 
 use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
-use netfast_common::{rewrite::Words, wire::Cursor};
+use netfast_common::{
+    rewrite::Words,
+    wire::{self, Cursor},
+};
 
 /// Link header with two tags, IPv6 header, extension headers, TCP header.
 const LONGEST_HEADERS: usize = 22 + 40 + 2048 + 20;
@@ -83,12 +86,24 @@ impl Cursor for FrameCursor {
     }
 
     #[inline(always)]
+    fn option_byte(walk: u32, at: u32, byte: u32) -> u32 {
+        netfast_option_byte(walk, at, byte)
+    }
+
+    #[inline(always)]
     fn settle(&mut self, offset: &u16) {
         // SAFETY: a valid reference. Volatile, so that the compiler does not know what it reads: then the verifier sees
         // one unknown offset instead of one state for each number of VLAN tags.
         let offset = unsafe { core::ptr::read_volatile(offset) };
         self.position = self.start + (offset & 0x1f) as usize;
     }
+}
+
+/// See `Cursor::option_byte`. A global function: the verifier looks at it once, by itself, and knows nothing of what it returns.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn netfast_option_byte(walk: u32, at: u32, byte: u32) -> u32 {
+    wire::option_byte(walk, at, byte)
 }
 
 /// Reads a value at `address`.

@@ -4,9 +4,9 @@ use super::{Cursor, Fragment, Packet, TCP, transport};
 use crate::{Reason, addr};
 
 /// Loose source and record route (RFC 791 3.1).
-const OPTION_LSRR: u8 = 131;
+const OPTION_LSRR: u32 = 131;
 /// Strict source and record route.
-const OPTION_SSRR: u8 = 137;
+const OPTION_SSRR: u32 = 137;
 
 #[inline(always)]
 pub(super) fn parse<C: Cursor>(cursor: &mut C, packet: &mut Packet) -> Result<(), Reason> {
@@ -74,53 +74,55 @@ const SOURCE_ROUTE: u32 = 1 << 31;
 /// header's checksum.
 ///
 /// Byte by byte, at offsets that are known when this is compiled: the verifier of the kernel would follow every
-/// sequence of lengths that a walk from option to option could take.
+/// sequence of lengths that a walk from option to option could take. And each byte by [`Cursor::option_byte`], which the
+/// programs make a function that the verifier looks at once; otherwise Linux 6.1 goes through more than a million instructions.
 #[inline(never)]
 fn options<C: Cursor>(cursor: &mut C, length: usize) -> u32 {
     let mut sum = 0;
-    let mut walk = Walk { next: 0, wants_size: false, source_route: false, malformed: false };
+    let mut walk = 0;
     let mut at = 0;
     while at < 40 && (at as usize) < length {
         let Some([a, b, c, d]) = cursor.take() else { return MALFORMED };
         sum += u16::from_ne_bytes([a, b]) as u32 + u16::from_ne_bytes([c, d]) as u32;
-        walk.byte(at, a);
-        walk.byte(at + 1, b);
-        walk.byte(at + 2, c);
-        walk.byte(at + 3, d);
+        walk = C::option_byte(walk, at, a as u32);
+        walk = C::option_byte(walk, at + 1, b as u32);
+        walk = C::option_byte(walk, at + 2, c as u32);
+        walk = C::option_byte(walk, at + 3, d as u32);
         at += 4;
     }
-    if walk.malformed || walk.wants_size || (walk.next != ENDED && walk.next as usize > length) {
+    let next = walk & NEXT;
+    if walk & (REFUSED | WANTS_SIZE) != 0 || (next != ENDED && next as usize > length) {
         return MALFORMED;
     }
-    if walk.source_route { sum | SOURCE_ROUTE } else { sum }
+    if walk & SOURCE_ROUTED != 0 { sum | SOURCE_ROUTE } else { sum }
 }
 
-/// The walk over the options.
-struct Walk {
-    /// Offset of the next option.
-    next: u32,
-    /// The byte in hand is the size of the option that began before it.
-    wants_size: bool,
-    source_route: bool,
-    malformed: bool,
-}
+/// Part of a walk's state: where the next option stands.
+const NEXT: u32 = 0xffff;
+/// Flag of a walk's state: the byte in hand is the size of the option that began before it.
+const WANTS_SIZE: u32 = 1 << 16;
+/// Flag of a walk's state: a source route was met.
+const SOURCE_ROUTED: u32 = 1 << 17;
+/// Flag of a walk's state: an option's length does not fit.
+const REFUSED: u32 = 1 << 18;
 
-impl Walk {
-    #[inline(always)]
-    fn byte(&mut self, at: u32, byte: u8) {
-        if self.wants_size {
-            self.wants_size = false;
-            self.malformed |= byte < 2;
-            self.next = at.wrapping_sub(1).wrapping_add(byte as u32);
-        } else if at == self.next {
-            match byte {
-                0 => self.next = ENDED,
-                1 => self.next = at + 1,
-                kind => {
-                    self.source_route |= kind == OPTION_LSRR || kind == OPTION_SSRR;
-                    self.wants_size = true;
-                }
-            }
-        }
+/// A step of the walk over IPv4 options: the state after the byte at `at`, with the state before it. It begins with 0.
+#[inline(always)]
+#[must_use]
+pub const fn option_byte(walk: u32, at: u32, byte: u32) -> u32 {
+    let flags = walk & !(NEXT | WANTS_SIZE);
+    if walk & WANTS_SIZE != 0 {
+        let refused = if byte < 2 { REFUSED } else { 0 };
+        flags | refused | (at.wrapping_sub(1).wrapping_add(byte) & NEXT)
+    } else if at != walk & NEXT {
+        walk
+    } else if byte == 0 {
+        flags | ENDED
+    } else if byte == 1 {
+        flags | (at + 1)
+    } else if byte == OPTION_LSRR || byte == OPTION_SSRR {
+        walk | WANTS_SIZE | SOURCE_ROUTED
+    } else {
+        walk | WANTS_SIZE
     }
 }

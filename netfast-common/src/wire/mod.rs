@@ -9,6 +9,8 @@ mod ipv4;
 mod ipv6;
 mod transport;
 
+pub use ipv4::option_byte;
+
 use crate::{Reason, abi::FlowKey, addr::is_v4};
 
 /// Most VLAN tags that are read.
@@ -42,6 +44,13 @@ pub trait Cursor: Clone {
     fn skip(&mut self, count: usize) -> Option<()>;
     /// Bytes from here to the end.
     fn remaining(&self) -> usize;
+
+    /// A step of the walk over IPv4 options, as [`option_byte`] takes it.
+    #[inline(always)]
+    fn option_byte(walk: u32, at: u32, byte: u32) -> u32 {
+        option_byte(walk, at, byte)
+    }
+
     /// Says where the cursor stands: `offset` bytes (at most 31) from the beginning. Changes nothing; a cursor over
     /// packet memory uses it to make the kernel's verifier forget by which way it got here.
     #[inline(always)]
