@@ -7,6 +7,7 @@ mod support;
 mod changes;
 mod family;
 mod filter;
+mod filter_oracle;
 mod floods;
 mod forward;
 mod hops;
