@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd as _, AsRawFd as _},
     path::PathBuf,
     time::Duration,
 };
@@ -25,7 +26,7 @@ use netfast::{
 };
 use netfast_common::{
     abi::{
-        self, Config, Flow, FlowKey, HOP_VALID, Interface, NextHop, PolicyClass,
+        self, Config, Flow, FlowKey, HOP_VALID, Interface, NextHop, Policy, PolicyClass,
         bench::{FIRST_PORT, PORTS_PER_ADDRESS, Plan, ReferenceFlow, ReferenceKey},
     },
     addr,
@@ -180,6 +181,27 @@ impl Bed {
         Ok(array.set(index, value, 0)?)
     }
 
+    /// The datapath, as the agent has it.
+    pub const fn datapath(&self) -> &Datapath {
+        &self.datapath
+    }
+
+    /// Bytes that the kernel has set aside for a map.
+    pub fn bytes(&self, name: &str) -> Result<u64> {
+        let map = self.map(name)?;
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
+        let memlock = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+        memlock.and_then(|bytes| bytes.trim().parse().ok()).with_context(|| format!("no memlock of {name}"))
+    }
+
+    /// From now on all flows that are in the tables are dead, or live again.
+    pub fn let_flows_die(&self, dead: bool) -> Result<()> {
+        let mut array = Array::<_, Config>::try_from(Map::Array(self.map("CONFIG")?))?;
+        let mut config = array.get(&0, 0)?;
+        (config.timeouts.udp, config.timeouts.udp_one_way) = if dead { (0, 0) } else { (1 << 30, 1 << 30) };
+        Ok(array.set(0, config, 0)?)
+    }
+
     /// Puts flows `0..count` into the tables, and gives the plan to the program that makes packets.
     pub fn prepare(&mut self, count: u32, plan: &Plan) -> Result<()> {
         // A new generation: no line that another case has left in the flow cache takes up room.
@@ -190,8 +212,7 @@ impl Bed {
             self.install(self.installed, generation, &mut flows)?;
             self.installed += 1;
         }
-        let map = self.bench.map_mut("PLAN").context("no map PLAN")?;
-        Ok(Array::<_, Plan>::try_from(map)?.set(0, *plan, 0)?)
+        self.aim_at(plan)
     }
 
     /// Puts as large a part of the flow cache into use as the agent would for `flows` flows.
@@ -204,6 +225,12 @@ impl Bed {
         config.line_lifetime = 1 << 20;
         array.set(0, config, 0)?;
         Ok(())
+    }
+
+    /// Gives a plan to the program that makes packets.
+    pub fn aim_at(&mut self, plan: &Plan) -> Result<()> {
+        let map = self.bench.map_mut("PLAN").context("no map PLAN")?;
+        Ok(Array::<_, Plan>::try_from(map)?.set(0, *plan, 0)?)
     }
 
     fn aim(&mut self, entry: &ProgramFd) -> Result<()> {
@@ -325,6 +352,9 @@ fn run(command: &str) -> Result<()> {
 pub fn settings() -> Settings {
     // Longer than the clock can tell: nothing expires.
     let forever = Duration::from_secs(100 * 86_400);
+    let mut policies = PolicyClass::TABLE.map(|(_, _, policy, _)| policy);
+    // The packet maker gives each packet another address, and does not sum its header up: that would be in each figure.
+    policies[PolicyClass::BadChecksum as usize] = Policy::Accept;
     Settings {
         nat_ports: 1024..=65_535,
         idle: Idle {
@@ -336,7 +366,7 @@ pub fn settings() -> Settings {
             tcp_closing: forever,
             tcp_reset: forever,
         },
-        policies: PolicyClass::TABLE.map(|(_, _, policy, _)| policy),
+        policies,
         log_rate: 0,
         error_rate: 0,
         flow_quota: (0, 1),

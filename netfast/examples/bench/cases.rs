@@ -80,6 +80,11 @@ fn from_clients(template: [u64; 8]) -> Plan {
     }
 }
 
+/// A case by its name.
+pub fn named(name: &str) -> anyhow::Result<Case> {
+    all().into_iter().find(|case| case.name == name).ok_or_else(|| anyhow::anyhow!("no case {name}"))
+}
+
 /// All cases.
 pub fn all() -> Vec<Case> {
     let clients = bed::CLIENTS;

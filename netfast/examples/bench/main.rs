@@ -4,6 +4,7 @@
 //! some 60 ms, the program under test twice (A/A). Reported are medians of paired differences and ratios; a run whose A/A
 //! leaves 0.97 to 1.03 is void and says so.
 
+mod ageing;
 mod bed;
 mod cases;
 mod classify;
@@ -33,6 +34,12 @@ enum What {
     Prog(ProgArgs),
     /// The filter's classifier: a rule set and a trace in ClassBench's format, or made up.
     Classify(classify::Args),
+    /// A million flows: memory, sweeps, new flows beside them, a flood of openings.
+    Ageing {
+        /// Write the results as JSON.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
 }
 
 /// Options of `bench prog`.
@@ -68,6 +75,7 @@ fn run() -> Result<bool> {
     let args = match Args::parse().what {
         What::Prog(args) => args,
         What::Classify(args) => return classify::run(&args),
+        What::Ageing { json } => return ageing::run(json.as_deref()).map(|()| true),
     };
     for flows in &args.flows {
         anyhow::ensure!(

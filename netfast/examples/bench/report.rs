@@ -48,7 +48,8 @@ impl Report {
     }
 }
 
-fn machine() -> Value {
+/// What it was measured on.
+pub fn machine() -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let model = read("/proc/cpuinfo").lines().find_map(|line| {
         line.strip_prefix("model name").map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())

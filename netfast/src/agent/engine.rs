@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::{
+    host_checks,
     interfaces::Interfaces,
     listeners,
     state::{Shared, Snapshot},
@@ -125,6 +126,8 @@ pub(super) struct Owner {
     reload_problem: Option<String>,
     host_problem: Option<String>,
     conflicts: Vec<String>,
+    /// Of the host's settings: what the log has been told already.
+    told: Vec<String>,
     retries: u32,
     sweep_now: Arc<Notify>,
 }
@@ -167,6 +170,7 @@ impl Owner {
             reload_problem: None,
             host_problem: None,
             conflicts: Vec::new(),
+            told: Vec::new(),
             retries: 0,
             sweep_now,
         };
@@ -334,9 +338,14 @@ impl Owner {
         })
     }
 
-    fn snapshot(&self) {
+    fn snapshot(&mut self) {
         let mut notes: Vec<String> = self.conflicts.clone();
-        notes.extend(listeners::port_overlap(self.nat_ports));
+        let host = host_checks::notes(self.nat_ports, &self.intent.rules, &self.interfaces.attached());
+        for note in host.iter().filter(|note| !self.told.contains(note)) {
+            tracing::warn!("{note}");
+        }
+        notes.extend(host.iter().cloned());
+        self.told = host;
         // Routes are told from the tables, where they are of this moment.
         notes.extend(self.images.warnings.iter().filter(|text| !text.contains("has no route")).cloned());
         self.shared.snapshot.store(Arc::new(Snapshot {

@@ -220,6 +220,15 @@ impl Interfaces {
         self.current.values().any(|current| current.attached.is_none())
     }
 
+    /// Names of those that are attached.
+    pub(super) fn attached(&self) -> Vec<String> {
+        self.current
+            .iter()
+            .filter(|(_, current)| current.attached.is_some())
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
     /// For the API, under the names that the interfaces have now.
     pub(super) fn statuses(&self, host: &HostState) -> Vec<InterfaceStatus> {
         self.current

@@ -138,19 +138,6 @@ fn owners() -> HashMap<u64, (String, u32)> {
     owners
 }
 
-/// A sentence if the kernel gives ports of `nat` to local programs, too.
-pub(super) fn port_overlap(nat: PortRange) -> Option<String> {
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut numbers = text.split_ascii_whitespace().filter_map(|number| number.parse::<u16>().ok());
-    let (low, high) = (numbers.next()?, numbers.next()?);
-    (low <= nat.high && nat.low <= high).then(|| {
-        format!(
-            "the ports of [nat] ({nat}) overlap the host's own (net.ipv4.ip_local_port_range = {low} {high}): a local \
-             program's connection to a target may get lost; set one of them so that they do not"
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

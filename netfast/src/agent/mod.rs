@@ -7,6 +7,7 @@
 mod engine;
 mod explain;
 mod filters;
+mod host_checks;
 mod interfaces;
 mod listeners;
 mod lock;
@@ -40,6 +41,9 @@ use crate::{
 };
 use engine::{Engine, Owner};
 use state::Shared;
+
+/// How many times as long as a sweep of the flow tables the agent rests after it.
+pub const SWEEP_PAUSE: u32 = sweeper::PAUSE;
 
 /// How the agent runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

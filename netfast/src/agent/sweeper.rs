@@ -12,12 +12,16 @@ use super::{engine::Engine, state::Shared};
 
 /// Time between two sweeps.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// A sweep may take this share of the time (one part in so many): large tables are swept less often.
-const SHARE: u32 = 10;
+/// The pause after a sweep is so many times as long as the sweep: large tables are swept less often, so that ageing takes
+/// less than 2 % of a CPU. What is dead is so for the program at once; the sweep makes room and counts.
+pub(super) const PAUSE: u32 = 50;
+/// The same while many flows die, or the table of confirmed flows is filling up.
+const SHORT_PAUSE: u32 = 10;
 
 /// Sweeps for ever: every [`INTERVAL`], and at once when `now` is notified.
 pub(super) async fn run(shared: Arc<Shared>, engine: Engine, now: Arc<Notify>) {
     let mut round = 0u32;
+    let mut pause = SHORT_PAUSE;
     loop {
         let started = Instant::now();
         let datapath = Arc::clone(&shared.datapath);
@@ -31,18 +35,26 @@ pub(super) async fn run(shared: Arc<Shared>, engine: Engine, now: Arc<Notify>) {
                 if report.expired + report.orphans > 0 {
                     tracing::debug!(expired = report.expired, orphans = report.orphans, took = ?report.took, "swept");
                 }
+                let tally = shared.datapath.tally();
+                let (confirmed_max, _) = shared.datapath.capacity();
+                pause = pause_after(report.expired + report.removed, tally.confirmed, confirmed_max);
                 engine.swept(started);
                 collect_hops(&shared);
             }
             Ok(Err(error)) => tracing::error!(%error, "flows cannot be aged"),
             Err(error) => tracing::error!(%error, "a sweep failed"),
         }
-        let pause = INTERVAL.max(started.elapsed() * SHARE);
+        let pause = INTERVAL.max(started.elapsed() * pause);
         tokio::select! {
             () = sleep(pause) => {}
             () = now.notified() => {}
         }
     }
+}
+
+/// How many times as long as the sweep the pause is to be.
+const fn pause_after(dead: u64, confirmed: u64, confirmed_max: u64) -> u32 {
+    if dead > confirmed / 8 || confirmed > confirmed_max / 4 * 3 { SHORT_PAUSE } else { PAUSE }
 }
 
 /// Tells the keeper of next hops which ones flows and targets refer to.
@@ -52,4 +64,17 @@ fn collect_hops(shared: &Shared) {
     let mut in_use: HashSet<u16> = tally.hops.iter().collect();
     in_use.extend(shared.datapath.target_hops(targets.into_iter()).into_iter().map(|(_, hop, _)| hop));
     shared.netlink.gc(in_use);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps_are_frequent_where_they_make_room() {
+        assert_eq!(PAUSE, pause_after(10, 1_000_000, 2_000_000));
+        assert_eq!(SHORT_PAUSE, pause_after(200_000, 1_000_000, 2_000_000), "a fifth has died");
+        assert_eq!(SHORT_PAUSE, pause_after(0, 1_600_000, 2_000_000), "filling up");
+        assert_eq!(PAUSE, pause_after(0, 0, 2_000_000));
+    }
 }

@@ -16,6 +16,8 @@ use super::{Datapath, DatapathError, lock, settings, sys};
 
 /// Entries read by one system call.
 pub(super) const BATCH: usize = 4096;
+/// Dead flows that are deleted together: few, so that what was seen of them is still true.
+const TOGETHER: usize = 64;
 /// After so many batches the thread sleeps a little, so that a sweep of a large table leaves the CPU to others.
 const BATCHES_IN_A_ROW: usize = 16;
 /// One reply entry in so many is checked in each sweep for having an original.
@@ -134,6 +136,28 @@ impl Datapath {
         Ok(())
     }
 
+    /// Deletes both entries of dead confirmed flows, the originals first, as [`Self::delete_flow`] does for one. Each
+    /// is looked at again just before, since the program may have replaced it; its reply entry is its own then, because
+    /// nothing is evicted from this table.
+    fn delete_flows(&self, flows: &[(FlowKey, Flow)]) -> io::Result<()> {
+        let map = self.table(Table::Confirmed);
+        for flows in flows.chunks(TOGETHER) {
+            let (mut originals, mut replies) = (Vec::with_capacity(TOGETHER), Vec::with_capacity(TOGETHER));
+            for (key, flow) in flows {
+                let present = sys::lookup::<FlowKey, Flow>(map, key)?;
+                if present.is_some_and(|present| {
+                    (present.created, present.translated) == (flow.created, flow.translated)
+                }) {
+                    originals.push(*key);
+                    replies.push(reverse(&flow.translated));
+                }
+            }
+            sys::delete_batch(map, &originals)?;
+            sys::delete_batch(map, &replies)?;
+        }
+        Ok(())
+    }
+
     /// Ends a living flow. Cached lines of it may still act: therefore its reply entry stays, and with it the source port,
     /// until they cannot; then a sweep takes it as an orphan.
     pub(super) fn end_flow(&self, table: Table, key: &FlowKey, flow: &Flow) -> io::Result<()> {
@@ -213,9 +237,15 @@ impl Datapath {
                         }
                     }
                 }
-                for (key, flow) in dead.drain(..) {
-                    self.delete_flow(table, &key, &flow).map_err(failed)?;
+                match table {
+                    Table::Confirmed => self.delete_flows(&dead).map_err(failed)?,
+                    Table::HalfOpen => {
+                        for (key, flow) in &dead {
+                            self.delete_flow(table, key, flow).map_err(failed)?;
+                        }
+                    }
                 }
+                dead.clear();
                 read += 1;
                 if read % BATCHES_IN_A_ROW == 0 {
                     std::thread::sleep(Duration::from_millis(1));

@@ -24,6 +24,7 @@ enum Command {
     ProgramGetFdById = 13,
     ObjectGetInfo = 15,
     MapLookupBatch = 24,
+    MapDeleteBatch = 27,
     LinkCreate = 28,
     LinkUpdate = 29,
 }
@@ -252,6 +253,38 @@ impl<'fd, K: aya::Pod + Default, V: aya::Pod + Default> Batches<'fd, K, V> {
             return Ok(Some((&self.keys[..count], &self.values[..count])));
         }
     }
+}
+
+/// Deletes elements (BPF_MAP_DELETE_BATCH, Linux 5.6); keys that are not there are passed over. Tells how many were.
+pub(super) fn delete_batch<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<usize> {
+    let (mut rest, mut deleted) = (keys, 0);
+    while !rest.is_empty() {
+        let mut attributes = BatchAttributes {
+            keys: rest.as_ptr() as u64,
+            count: u32::try_from(rest.len()).unwrap_or(u32::MAX),
+            map_fd: map.as_raw_fd() as u32,
+            ..Default::default()
+        };
+        let result = bpf(Command::MapDeleteBatch, &mut attributes);
+        // The kernel stops at the first key that is not there, and says how many it has deleted before.
+        let done = (attributes.count as usize).min(rest.len());
+        match result {
+            Ok(_) => {
+                deleted += done;
+                rest = &rest[done..];
+                if done == 0 {
+                    break;
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                deleted += done;
+                rest = rest.get(done + 1..).unwrap_or_default();
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(deleted)
 }
 
 #[repr(C)]
