@@ -302,4 +302,29 @@ mod tests {
         assert_eq!(host.tagged(2, 0), Some(2));
         assert_eq!(host.tagged(2, 8), None);
     }
+
+    #[test]
+    fn an_answer_comes_from_an_address_of_the_network() {
+        let own = |ifindex, address: &str, length| HostAddress {
+            ifindex,
+            address: address.parse().unwrap(),
+            length,
+        };
+        let addresses = [
+            own(1, "127.0.0.1", 8),
+            own(2, "192.0.2.10", 32),
+            own(2, "198.51.100.1", 24),
+            own(2, "2001:db8::10", 128),
+            own(2, "2001:db8:ff::1", 64),
+            own(2, "fe80::1", 64),
+            own(3, "fe80::2", 64),
+        ];
+        let host = HostState { addresses: addresses.into_iter().collect(), ..host() };
+        let of = |address: &str| addr::from_ip(address.parse().unwrap());
+        let expected = vec![
+            (2, abi::InterfaceAddress { v4: of("198.51.100.1"), v6: of("2001:db8:ff::1") }),
+            (3, abi::InterfaceAddress { v4: [0; 16], v6: of("fe80::2") }),
+        ];
+        assert_eq!(expected, host.answer_addresses());
+    }
 }
