@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{Flow, FlowKey, Timeouts},
-    wire::{ACK, FIN, RST, SYN, TCP},
+    wire::{ACK, FIN, RST, SYN, TCP, UDP},
 };
 
 /// Flow entry of the original direction (client to service).
@@ -43,6 +43,10 @@ pub enum State {
     Reopened = 10,
     /// TCP: the target has sent SYN and FIN before the handshake was done (RFC 7413: data on the SYN can be answered so).
     TargetClosedEarly = 11,
+    /// ICMP query: not answered.
+    QueryOneWay = 12,
+    /// ICMP query: answered.
+    QueryTwoWay = 13,
 }
 
 impl State {
@@ -61,6 +65,8 @@ impl State {
             9 => Self::Refused,
             10 => Self::Reopened,
             11 => Self::TargetClosedEarly,
+            12 => Self::QueryOneWay,
+            13 => Self::QueryTwoWay,
             _ => Self::Reset,
         }
     }
@@ -68,8 +74,8 @@ impl State {
     /// Word for the operator.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::OneWay => "one-way",
-            Self::TwoWay => "two-way",
+            Self::OneWay | Self::QueryOneWay => "one-way",
+            Self::TwoWay | Self::QueryTwoWay => "two-way",
             Self::SynSent | Self::SynReceived | Self::Reopened | Self::TargetClosedEarly => "opening",
             Self::Established => "established",
             Self::ClientClosed | Self::TargetClosed | Self::BothClosed => "closing",
@@ -84,6 +90,7 @@ impl State {
         !matches!(
             self,
             Self::OneWay
+                | Self::QueryOneWay
                 | Self::SynSent
                 | Self::SynReceived
                 | Self::Refused
@@ -98,12 +105,14 @@ impl State {
         matches!(self, Self::BothClosed | Self::Reset | Self::Refused)
     }
 
-    /// State of a flow's first packet, if that packet may open a flow: any UDP datagram, a TCP SYN alone (with data,
-    /// too: RFC 7413).
+    /// State of a flow's first packet, if that packet may open a flow: any UDP datagram or ICMP query, a TCP SYN alone (with
+    /// data, too: RFC 7413).
     #[inline(always)]
     pub const fn first(protocol: u8, flags: u8) -> Option<State> {
-        if protocol != TCP {
+        if protocol == UDP {
             Some(Self::OneWay)
+        } else if protocol != TCP {
+            Some(Self::QueryOneWay)
         } else if flags & (SYN | ACK | RST | FIN) == SYN {
             Some(Self::SynSent)
         } else {
@@ -117,7 +126,11 @@ impl State {
     #[must_use]
     pub const fn next(self, direction: u8, protocol: u8, flags: u8, acknowledges: bool) -> State {
         if protocol != TCP {
-            return if direction == REPLY { Self::TwoWay } else { self };
+            return match self {
+                _ if direction != REPLY => self,
+                Self::QueryOneWay | Self::QueryTwoWay => Self::QueryTwoWay,
+                _ => Self::TwoWay,
+            };
         }
         let client = direction == ORIGINAL;
         if flags & RST != 0 {
@@ -167,6 +180,7 @@ impl State {
         match self {
             Self::OneWay => timeouts.udp_one_way,
             Self::TwoWay => timeouts.udp,
+            Self::QueryOneWay | Self::QueryTwoWay => timeouts.icmp,
             Self::SynSent | Self::SynReceived | Self::Reopened | Self::TargetClosedEarly => {
                 timeouts.tcp.opening
             }

@@ -22,6 +22,7 @@ pub mod quota;
 pub mod reason;
 pub mod rewrite;
 pub mod services;
+pub mod snat;
 pub mod wire;
 
 pub use reason::{Reason, Verdict};

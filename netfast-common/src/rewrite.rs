@@ -94,6 +94,15 @@ pub fn ports(header: &mut impl Words, new: u32, pseudo: Delta) -> Delta {
     delta
 }
 
+/// Puts a new identifier into the header of an ICMP or ICMPv6 query (as on the wire) and returns the whole change for its
+/// checksum. ICMP over IPv4 has no pseudo-header.
+#[inline(always)]
+pub fn identifier(header: &mut impl Words, new: [u8; 2], pseudo: Delta) -> Delta {
+    let [i0, i1, s0, s1] = header.word(1).to_ne_bytes();
+    header.put(1, u32::from_ne_bytes([new[0], new[1], s0, s1]));
+    pseudo.word([i0, i1], new)
+}
+
 /// Swaps the two addresses of an IPv4 header and sets its TTL, for an answer. The checksum changes by the TTL alone.
 #[inline(always)]
 pub fn reflect_ipv4(header: &mut impl Words, ttl: u8) {

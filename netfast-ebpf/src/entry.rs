@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_ICMP, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW},
+    abi::{TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_ICMP, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW, TAIL_SNAT},
 };
 
 use crate::{
@@ -64,6 +64,12 @@ pub fn netfast_icmp(ctx: XdpContext) -> u32 {
     go(&ctx, slow::icmp_error)
 }
 
+/// Source NAT: packets that belong to no flow and no service.
+#[xdp(frags)]
+pub fn netfast_snat(ctx: XdpContext) -> u32 {
+    go(&ctx, slow::snat_packet)
+}
+
 /// Answers a frame that is not forwarded.
 #[xdp(frags)]
 pub fn netfast_error(ctx: XdpContext) -> u32 {
@@ -94,6 +100,7 @@ fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
         Step::Filter => follow(ctx, TAIL_FILTER),
         Step::New => follow(ctx, TAIL_NEW),
         Step::Icmp => follow(ctx, TAIL_ICMP),
+        Step::Snat => follow(ctx, TAIL_SNAT),
     };
     account::finish(run.row, bytes, outcome)
 }

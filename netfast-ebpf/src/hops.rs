@@ -60,10 +60,34 @@ pub fn towards(
     scratch: &mut Scratch,
     from_client: bool,
 ) -> u16 {
-    let (client, service) = if from_client {
-        (&packet.key.source, &packet.key.destination)
-    } else {
-        (&scratch.flow.translated.destination, &scratch.flow.translated.source)
+    look_up(ctx, run, packet, scratch, if from_client { Whither::Sender } else { Whither::Client })
+}
+
+/// Index of the next hop towards the destination that the packet has after its translation (`scratch.flow`), as the kernel
+/// would route it before source NAT: 0 if there is none. `scratch.hop_key` names the interface.
+#[inline(never)]
+pub fn ahead(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> u16 {
+    look_up(ctx, run, packet, scratch, Whither::Ahead)
+}
+
+/// Whom a next hop is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whither {
+    /// The packet's sender.
+    Sender,
+    /// The client that the packet is an answer to.
+    Client,
+    /// The destination after translation.
+    Ahead,
+}
+
+#[inline(always)]
+fn look_up(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch, whither: Whither) -> u16 {
+    let from_client = whither == Whither::Sender;
+    let (client, service) = match whither {
+        Whither::Sender => (&packet.key.source, &packet.key.destination),
+        Whither::Client => (&scratch.flow.translated.destination, &scratch.flow.translated.source),
+        Whither::Ahead => (&scratch.flow.translated.destination, &packet.key.source),
     };
     let l3_ifindex = l3_interface(run.ifindex, packet.vlan);
     let params = &mut scratch.fib;

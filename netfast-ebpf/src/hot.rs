@@ -265,11 +265,13 @@ fn translation(kind: u8, target: &'static Target, ports: u32, tail: u64) -> (u32
     let [p0, p1] = tail_port(tail).to_ne_bytes();
     if kind == LineKind::Original as u8 {
         let [d0, d1] = u16::from_be_bytes([d0, d1]).wrapping_add(target.port_delta).to_be_bytes();
-        let source = if target.mode == Mode::Nat as u8 { Some(&target.source) } else { None };
+        let source = if target.mode == Mode::Dnat as u8 { None } else { Some(&target.source) };
         (u32::from_ne_bytes([p0, p1, d0, d1]), source)
     } else {
         let [s0, s1] = u16::from_be_bytes([s0, s1]).wrapping_sub(target.port_delta).to_be_bytes();
-        (u32::from_ne_bytes([s0, s1, p0, p1]), Some(&target.service))
+        // What comes in by source NAT keeps its source.
+        let source = if target.mode == Mode::Snat as u8 { None } else { Some(&target.service) };
+        (u32::from_ne_bytes([s0, s1, p0, p1]), source)
     }
 }
 

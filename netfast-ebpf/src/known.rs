@@ -5,6 +5,7 @@ use netfast_common::{
     Reason,
     abi::{Flow, FlowKey, LineKind, MAX_FORWARDS, NextHop},
     flow::{self, ORIGINAL, REPLY, State},
+    snat::{Way, way as way_of},
     wire::{ACK, FIN, Packet, RST, SYN, TCP, UDP},
 };
 
@@ -15,7 +16,7 @@ use crate::{
     maps::{FLOWS, FORWARDS, HALF_OPEN, TARGETS},
     run::Run,
     scratch::{STAGE_RECHECKED, Scratch},
-    translate,
+    snat, translate,
 };
 
 /// What the tables say.
@@ -24,6 +25,8 @@ pub enum Found {
     Decided(Outcome),
     /// It belongs to a flow that another rule set allowed: the filter is to be asked again.
     Old,
+    /// It belongs to a source NAT flow that the filter allows again: the ways are to be looked up anew.
+    Renew,
     /// It belonged to a flow that has ended because its forward was removed; it is now a packet like any other.
     Ended,
     /// It belongs to no flow.
@@ -90,6 +93,9 @@ fn original(
         if scratch.stage != STAGE_RECHECKED || scratch.allowed != run.generation {
             return Found::Old;
         }
+        if snat::is_snat(scratch.flow.target) {
+            return Found::Renew;
+        }
         if reopens {
             // A new connection under new rules: it chooses its target anew. The reply entry stays for as long as a cached
             // line of it may act, then the agent takes it away; until then nobody gets its source port.
@@ -121,6 +127,10 @@ fn original(
     let acknowledges = flow::acknowledges(packet.acknowledgement, unsafe { (*twin).created });
     let next = state.next(ORIGINAL, packet.key.protocol, packet.flags, acknowledges);
     let next = scratch.settle(next);
+    if !mapping_lives(run, packet, scratch, next) {
+        remove(scratch);
+        return Found::Nothing;
+    }
     // SAFETY: see `packet`.
     unsafe {
         (*entry).state = next as u8;
@@ -189,6 +199,10 @@ fn reply(
     };
     let next = State::from_number(original.state).next(REPLY, packet.key.protocol, packet.flags, false);
     let next = scratch.settle(next);
+    if !mapping_lives(run, packet, scratch, next) {
+        remove(scratch);
+        return Found::Nothing;
+    }
     // SAFETY: see `packet`.
     unsafe {
         if matches!(next, State::SynReceived) && packet.flags & SYN != 0 {
@@ -221,9 +235,20 @@ fn go_on(
     port: [u8; 2],
 ) -> Outcome {
     let flow = &scratch.flow;
+    // Lines are for TCP and UDP.
+    let (mut kind, mut port, mut cacheable) = (kind, port, packet.has_ports());
+    if snat::is_snat(flow.target) {
+        // Who has opened the flow does not matter to a line: what leaves has its source changed, what comes in its
+        // destination.
+        match way_of(&packet.key, &flow.translated) {
+            Way::Outward => (kind, port) = (LineKind::Original, flow.translated.source_port),
+            Way::Inward => (kind, port) = (LineKind::Reply, flow.translated.destination_port),
+            Way::Hairpin => cacheable = false,
+        }
+    }
     // A half-open flow is never cached: its entries may be evicted at any time. Nor is one between the IP versions.
     let crosses = translate::crosses(packet, &flow.translated.destination);
-    if state.is_confirmed() && !matches!(state, State::Reset) && !crosses {
+    if cacheable && state.is_confirmed() && !matches!(state, State::Reset) && !crosses {
         let line = Fill {
             kind,
             address: flow.translated.destination,
@@ -235,6 +260,12 @@ fn go_on(
     }
     let direction = if matches!(kind, LineKind::Original) { ORIGINAL } else { REPLY };
     translate::forward(ctx, run, packet, &flow.translated, way, flow.target, direction)
+}
+
+/// Whether the mapping of a source NAT flow, which is in state `next` from this packet on, lives on; true for other flows.
+#[inline(always)]
+fn mapping_lives(run: &Run, packet: &Packet, scratch: &mut Scratch, next: State) -> bool {
+    !snat::is_snat(scratch.flow.target) || snat::touch(run, scratch, &packet.key, next as u8)
 }
 
 #[inline(always)]

@@ -53,6 +53,8 @@ mod scratch;
 #[cfg(target_arch = "bpf")]
 mod slow;
 #[cfg(target_arch = "bpf")]
+mod snat;
+#[cfg(target_arch = "bpf")]
 mod translate;
 
 #[cfg(not(target_arch = "bpf"))]

@@ -2,7 +2,7 @@
 //! a program that nobody sized (tools, tests): the agent sets the ones that depend on the host or on its configuration.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue, RingBuf},
     macros::btf_map,
 };
@@ -11,7 +11,7 @@ use netfast_common::{
     abi::{
         self, AllowEntry, CacheSet4, CacheSet6, Config, Echo, Event, FilterCell, FilterEntry, FilterHead,
         FilterRate, Flow, FlowKey, Forward, HopKey, Interface, InterfaceAddress, MaglevCell, NextHop,
-        RuleSet, Service, Target, Traffic, VlanKey, VlanLink,
+        RuleSet, Service, SnatKey, SnatMapping, SnatRule, Target, Traffic, VlanKey, VlanLink,
     },
     echo::{BUCKETS_PER_SET, Bucket},
 };
@@ -63,6 +63,23 @@ pub static FILTER_HEADS: Array<FilterHead, { 2 * abi::FILTER_KINDS as usize }, M
 /// Filter rules: `2 * number + slot`. Agent writes, program reads; sized by the agent.
 #[btf_map]
 pub static FILTER_RULES: Array<FilterEntry, 8192, MMAP> = Array::new();
+
+/// Inside prefixes of source NAT rules in order. Agent writes, program reads; two slots.
+#[btf_map]
+pub static SNAT: Array<SnatRule, { 2 * abi::MAX_SNAT as usize }, MMAP> = Array::new();
+
+/// Mappings of source NAT, both ends. Program writes, agent sweeps; sized by the agent. Memory is taken when it is needed.
+#[btf_map]
+pub static SNAT_MAPPINGS: HashMap<SnatKey, SnatMapping, 131_072, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Mappings made, by hash of the inside address. Program writes, agent reads.
+#[btf_map]
+pub static SNAT_MADE: Array<u32, { abi::SNAT_SOURCES as usize }, MMAP> = Array::new();
+
+/// Mappings that have ended, likewise. Agent writes, program reads.
+#[btf_map]
+pub static SNAT_GONE: Array<u32, { abi::SNAT_SOURCES as usize }, MMAP> = Array::new();
 
 /// Targets by index. Agent writes, program reads.
 #[btf_map]

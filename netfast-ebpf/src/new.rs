@@ -141,7 +141,7 @@ fn take_port(run: &Run, scratch: &mut Scratch) -> Result<(), Reason> {
 /// Takes the reply direction's tuple: the insert fails if a half-open flow has it. Whether a confirmed flow has it is
 /// looked up after the insert, because a flow that is being confirmed stands in both tables for a moment.
 #[inline(always)]
-fn take(scratch: &Scratch) -> bool {
+pub fn take(scratch: &Scratch) -> bool {
     if HALF_OPEN.insert(&scratch.reply_key, &scratch.reply, BPF_NOEXIST as u64).is_err() {
         return false;
     }

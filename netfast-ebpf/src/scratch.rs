@@ -6,8 +6,11 @@ use netfast_common::{
     abi::{Flow, FlowKey, HopKey, NextHop},
     classify::{Subject, Walk},
     flow::State,
+    snat::Work,
     wire::Packet,
 };
+
+use crate::account::Outcome;
 
 /// Bytes that are summed at once: the most that `bpf_csum_diff` took before kernel 6.14.
 pub const CHUNK: usize = 512;
@@ -17,6 +20,9 @@ pub const STAGE_NEW: u32 = 1;
 pub const STAGE_RECHECK: u32 = 2;
 /// The filter has allowed it again.
 pub const STAGE_RECHECKED: u32 = 3;
+
+/// A source NAT flow was found whose next hops another rule set has chosen.
+pub const STAGE_REFRESH: u32 = 8;
 
 /// One CPU's working memory: the packet's description beside everything else, so that both can be borrowed.
 #[repr(C)]
@@ -46,6 +52,16 @@ pub struct Scratch {
     pub hop_key: HopKey,
     /// Question to the routing table, and its answer.
     pub fib: bpf_fib_lookup,
+    /// A source NAT mapping.
+    pub mapping: Work,
+    /// What [`crate::snat`] has decided.
+    pub decided: Outcome,
+    /// Position of the source NAT rule.
+    pub position: u32,
+    /// Copy of an entry that stands in the way.
+    pub other: Flow,
+    /// Key of its other direction.
+    pub other_key: FlowKey,
     /// Where the packet is: `STAGE_…`.
     pub stage: u32,
     /// Generation under which the filter has allowed the packet.

@@ -15,7 +15,8 @@ use crate::{
     maps::{RULE_SETS, SCRATCH, SERVICES},
     new,
     run::Run,
-    scratch::{Memory, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED, Scratch},
+    scratch::{Memory, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED, STAGE_REFRESH, Scratch},
+    snat,
 };
 
 /// Where a frame goes on.
@@ -30,6 +31,8 @@ pub enum Step {
     New,
     /// To [`icmp_error`].
     Icmp,
+    /// To [`snat_packet`].
+    Snat,
 }
 
 /// Reads a frame, and describes it in the working memory for the programs that go on.
@@ -60,7 +63,7 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
             _ => {}
         }
     }
-    if packet.destination_mac == run.interface.mac && packet.fragment == Fragment::No && packet.has_ports() {
+    if packet.destination_mac == run.interface.mac && packet.has_flow() {
         return Step::Known;
     }
     let icmp = if packet.version == 4 { wire::ICMP4 } else { wire::ICMP6 };
@@ -95,6 +98,10 @@ pub fn known_packet(ctx: &XdpContext, run: &Run) -> Step {
     match known::packet(ctx, run, packet, scratch) {
         known::Found::Decided(outcome) => return Step::Done(outcome),
         known::Found::Old => scratch.stage = STAGE_RECHECK,
+        known::Found::Renew => {
+            scratch.stage = STAGE_REFRESH;
+            return Step::Snat;
+        }
         known::Found::Ended => {
             scratch.stage = STAGE_NEW;
             scratch.ended = 1;
@@ -131,43 +138,67 @@ pub fn new_packet(ctx: &XdpContext, run: &Run) -> Step {
     if scratch.allowed != run.generation {
         return Step::Filter;
     }
-    Step::Done(allowed_packet(ctx, run, packet, scratch))
+    // Not worth a tail call where there is no such rule.
+    let wanted = RULE_SETS.get(run.slot()).is_some_and(|rules| rules.snats != 0) && packet.has_flow();
+    allowed_packet(ctx, run, packet, scratch, wanted)
 }
 
-/// See [`new_packet`].
+/// Decides a packet that the filter allows and no service wants.
 #[inline(always)]
-fn allowed_packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Outcome {
+pub fn snat_packet(ctx: &XdpContext, run: &Run) -> Step {
+    let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
+    // SAFETY: as above.
+    let Memory { packet, scratch } = unsafe { &mut *memory };
+    snat::packet(ctx, run, packet, scratch)
+}
+
+/// See [`new_packet`]. `snat_wanted`: a packet to no service may be one of source NAT.
+#[inline(always)]
+fn allowed_packet(
+    ctx: &XdpContext,
+    run: &Run,
+    packet: &Packet,
+    scratch: &mut Scratch,
+    snat_wanted: bool,
+) -> Step {
     if scratch.unusual != 0 {
-        return Outcome::pass(unusual(scratch.unusual));
+        return Step::Done(Outcome::pass(unusual(scratch.unusual)));
     }
     if packet.destination_mac != run.interface.mac {
-        return Outcome::pass(Reason::NotOurMac);
+        return Step::Done(Outcome::pass(Reason::NotOurMac));
     }
     if packet.fragment == Fragment::Later {
-        return by_policy(run, PolicyClass::Fragment, Reason::Fragment);
+        return Step::Done(by_policy(run, PolicyClass::Fragment, Reason::Fragment));
     }
     if !packet.has_ports() {
-        return Outcome::pass(Reason::NotTcpUdp);
+        return if snat_wanted { Step::Snat } else { Step::Done(Outcome::pass(Reason::NotTcpUdp)) };
     }
     let found = service(run, packet);
     if found == NO_SERVICE {
-        return Outcome::pass(if scratch.ended == 0 { Reason::NoService } else { Reason::ForwardRemoved });
+        if snat_wanted {
+            return Step::Snat;
+        }
+        return Step::Done(Outcome::pass(if scratch.ended == 0 {
+            Reason::NoService
+        } else {
+            Reason::ForwardRemoved
+        }));
     }
     let (kind, index) = ((found >> 16) as u8, found as u16);
     if packet.fragment == Fragment::First {
-        return by_policy(run, PolicyClass::Fragment, Reason::FragmentedService);
+        return Step::Done(by_policy(run, PolicyClass::Fragment, Reason::FragmentedService));
     }
     if packet.is_unspecified() {
-        return by_policy(run, PolicyClass::Martian, Reason::Martian);
+        return Step::Done(by_policy(run, PolicyClass::Martian, Reason::Martian));
     }
     if packet.version == 6 && packet.key.protocol == UDP && packet.no_udp_checksum {
-        return Outcome::drop(Reason::UdpZeroChecksum);
+        return Step::Done(Outcome::drop(Reason::UdpZeroChecksum));
     }
-    if kind == ServiceKind::Echo as u8 {
+    Step::Done(if kind == ServiceKind::Echo as u8 {
         echo::packet(ctx, run, packet, index)
     } else {
         new::packet(ctx, run, packet, index, scratch)
-    }
+    })
 }
 
 /// Answer of [`service`]: there is none.

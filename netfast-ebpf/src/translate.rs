@@ -122,7 +122,7 @@ fn put6(ctx: &XdpContext, packet: &Packet, new: &FlowKey, l3: usize) -> Option<(
     put_transport(ctx, packet, new, pseudo)
 }
 
-/// Ports and checksum of TCP and UDP; `pseudo`: what the pseudo-header changes by.
+/// Ports and checksum of TCP and UDP, identifier and checksum of an ICMP query; `pseudo`: what the pseudo-header changes by.
 #[inline(always)]
 pub fn put_transport(ctx: &XdpContext, packet: &Packet, new: &FlowKey, pseudo: Delta) -> Option<()> {
     let (l4, ports) = (packet.l4 as usize, ports_of(new));
@@ -130,6 +130,13 @@ pub fn put_transport(ctx: &XdpContext, packet: &Packet, new: &FlowKey, pseudo: D
         let mut header = Header::<8>::at(ctx, l4)?;
         let delta = rewrite::ports(&mut header, ports, pseudo);
         header.set::<u16>(6, delta.apply_udp_word(header.get(6)));
+    } else if packet.is_query {
+        let mut header = Header::<8>::at(ctx, l4)?;
+        // The identifier is one of the two ports, the other one is 0. ICMPv4 has no pseudo header.
+        let [s0, s1, d0, d1] = ports.to_ne_bytes();
+        let pseudo = if packet.version == 4 { Delta::NONE } else { pseudo };
+        let delta = rewrite::identifier(&mut header, [s0 | d0, s1 | d1], pseudo);
+        header.set(2, delta.apply(header.get(2)));
     } else {
         let mut header = Header::<18>::at(ctx, l4)?;
         let delta = rewrite::ports(&mut header, ports, pseudo);

@@ -44,8 +44,6 @@ pub struct Config {
     pub flow_rate: u32,
     /// New flows that it may open at once.
     pub flow_burst: u32,
-    /// Unused; zero.
-    pub reserved: u32,
 }
 
 /// Idle times in jiffies (host order).
@@ -56,6 +54,8 @@ pub struct Timeouts {
     pub udp: u32,
     /// UDP flow that has seen packets one way only.
     pub udp_one_way: u32,
+    /// ICMP query and its answers (RFC 5508 REQ-1: at least 60 s).
+    pub icmp: u32,
     /// TCP.
     pub tcp: TcpTimeouts,
 }

@@ -14,7 +14,8 @@ pub struct FlowKey {
     pub source_port: [u8; 2],
     /// Destination port.
     pub destination_port: [u8; 2],
-    /// IP protocol number: 6 or 17.
+    /// IP protocol number: 6 or 17. Of an ICMP query (1 or 58) the identifier stands in the port of the asking side, the
+    /// other port is 0.
     pub protocol: u8,
     /// Zero.
     pub pad: [u8; 3],

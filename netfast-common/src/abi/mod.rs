@@ -13,6 +13,7 @@ mod filter;
 mod flow;
 mod hop;
 mod rules;
+mod snat;
 
 pub use config::{Config, Policy, PolicyClass, TcpTimeouts, Timeouts};
 pub use counters::{Event, EventKind, Traffic};
@@ -31,6 +32,9 @@ pub use flow::{
 pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, InterfaceAddress, NextHop, VlanKey, VlanLink};
 pub use rules::{
     AllowEntry, Echo, Forward, MAGLEV_PER_CELL, MaglevCell, Mode, RuleSet, Service, ServiceKind, Target,
+};
+pub use snat::{
+    INSIDE, OUTSIDE, SNAT_DEPENDENT, SNAT_INDEPENDENT, SNAT_POOL, SnatKey, SnatMapping, SnatRule,
 };
 
 /// Version of the layout of everything in this folder; also part of the pin directory's name.
@@ -72,6 +76,8 @@ pub const TAIL_NEW: u32 = 3;
 pub const TAIL_ICMP: u32 = 4;
 /// Element of the map `PROGRAMS`: the program `netfast_error`.
 pub const TAIL_ERROR: u32 = 5;
+/// Element of the map `PROGRAMS`: the program `netfast_snat`.
+pub const TAIL_SNAT: u32 = 6;
 /// Element of the map `PROGRAMS`: the program `netfast_family`.
 pub const TAIL_FAMILY: u32 = 7;
 /// Elements of the map `PROGRAMS`.
@@ -84,8 +90,13 @@ pub const TAIL_CALLS: &[(u32, &str)] = &[
     (TAIL_NEW, "netfast_new"),
     (TAIL_ICMP, "netfast_icmp"),
     (TAIL_ERROR, "netfast_error"),
+    (TAIL_SNAT, "netfast_snat"),
     (TAIL_FAMILY, "netfast_family"),
 ];
+/// Inside prefixes over all source NAT rules.
+pub const MAX_SNAT: u32 = 256;
+/// Counters of mappings by inside address; addresses that share one (by hash) share a limit.
+pub const SNAT_SOURCES: u32 = 32_768;
 /// Buckets of the echo rate limiter.
 pub const ECHO_BUCKETS: u32 = 16_384;
 /// Buckets of the quota of new flows per source (16 bytes each).

@@ -11,6 +11,10 @@ pub struct RuleSet {
     pub services: u32,
     /// What the filter is to be asked for: [`super::FILTER_ASK`] and so on.
     pub filter_flags: u32,
+    /// Entries of `SNAT` in use, from `slot * MAX_SNAT` on.
+    pub snats: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// What listens at a service's ports.
@@ -50,9 +54,12 @@ pub enum Mode {
     Nat = 0,
     /// Only the destination rewritten: the target routes its answers through this host.
     Dnat = 1,
+    /// A source NAT rule, not a forward: the source of what goes out becomes the pool address.
+    Snat = 2,
 }
 
-/// A forward: element `slot * MAX_FORWARDS + index` of the map `FORWARDS`. The index stays with the forward for life.
+/// A forward or a source NAT rule: element `slot * MAX_FORWARDS + index` of the map `FORWARDS`. The index stays with it
+/// for life.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forward {
@@ -65,11 +72,14 @@ pub struct Forward {
     pub maglev_size: u32,
     /// [`Mode`].
     pub mode: u8,
+    /// Of a source NAT rule: [`super::SNAT_DEPENDENT`] or [`super::SNAT_INDEPENDENT`].
+    pub filtering: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
-/// A target: element `index` of the map `TARGETS`, not double-buffered. Everything but `next_hop` is constant while a
+/// A target, or a pool address of a source NAT rule (`source` is the address, `address` and `service` are zero): element
+/// `index` of the map `TARGETS`, not double-buffered. Everything but `next_hop` is constant while a
 /// flow may refer to the index.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,5 +148,5 @@ pub struct AllowEntry {
 }
 
 pod!(
-    RuleSet => 8, Service => 24, Forward => 16, Target => 64, MaglevCell => 64, Echo => 24, AllowEntry => 24,
+    RuleSet => 16, Service => 24, Forward => 16, Target => 64, MaglevCell => 64, Echo => 24, AllowEntry => 24,
 );

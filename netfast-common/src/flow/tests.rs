@@ -8,6 +8,7 @@ use crate::{abi::TcpTimeouts, wire::UDP};
 const TIMEOUTS: Timeouts = Timeouts {
     udp: 300,
     udp_one_way: 120,
+    icmp: 60,
     tcp: TcpTimeouts { opening: 240, established: 7440, half_closed: 7441, closing: 241, reset: 242 },
 };
 

@@ -107,6 +107,8 @@ pub struct Packet {
     pub source_route: bool,
     /// IPv4 header checksum is wrong.
     pub bad_checksum: bool,
+    /// ICMP or ICMPv6 echo request or reply, whose identifier the key has as the asking side's port.
+    pub is_query: bool,
     /// UDP checksum field is zero.
     pub no_udp_checksum: bool,
     /// Addresses and protocol; ports too if [`Packet::has_ports`].
@@ -118,6 +120,12 @@ impl Packet {
     #[inline(always)]
     pub const fn has_ports(&self) -> bool {
         matches!(self.key.protocol, TCP | UDP) && !matches!(self.fragment, Fragment::Later)
+    }
+
+    /// Whether the key tells flows apart: it has ports, or an identifier in their place, and the packet is whole.
+    #[inline(always)]
+    pub const fn has_flow(&self) -> bool {
+        (self.has_ports() || self.is_query) && matches!(self.fragment, Fragment::No)
     }
 
     /// Source port in host order.

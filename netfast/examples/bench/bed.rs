@@ -78,6 +78,10 @@ impl HostView for Host {
         None
     }
 
+    fn owns(&self, _address: IpAddr) -> bool {
+        true
+    }
+
     fn route(&self, target: IpAddr) -> Option<TargetRoute> {
         let source = if target.is_ipv4() { Ipv4Addr::from(SOURCES).into() } else { SOURCE6.into() };
         Some(TargetRoute { source, next_hop: HOP })
@@ -126,6 +130,7 @@ impl Bed {
         let tables = TableSizes {
             flows: 2 * MAX_FLOWS + 262_144,
             half_open: 65_536,
+            mappings: 1024,
             cache4_sets: MAX_FLOWS,
             cache6_sets: MAX_FLOWS,
             filter_rules: 1024,
@@ -360,6 +365,7 @@ pub fn settings() -> Settings {
         idle: Idle {
             udp: forever,
             udp_one_way: forever,
+            icmp: forever,
             tcp_opening: forever,
             tcp_established: forever,
             tcp_half_closed: forever,

@@ -25,6 +25,10 @@ impl HostView for Names<'_> {
         self.0.ifindex(name)
     }
 
+    fn owns(&self, address: IpAddr) -> bool {
+        self.0.owns(address)
+    }
+
     fn route(&self, _target: IpAddr) -> Option<TargetRoute> {
         None
     }

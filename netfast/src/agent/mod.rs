@@ -199,6 +199,7 @@ fn datapath_options(config: &AgentConfig) -> DatapathOptions {
         tables: TableSizes {
             flows: tables.flows,
             half_open: tables.half_open,
+            mappings: tables.mappings,
             cache4_sets: tables.cache4_sets,
             cache6_sets: tables.cache6_sets,
             filter_rules: tables.filter_rules,
@@ -214,6 +215,7 @@ pub(crate) fn settings(config: &AgentConfig) -> Settings {
         idle: Idle {
             udp: timeouts.udp,
             udp_one_way: timeouts.udp_one_way,
+            icmp: timeouts.icmp,
             tcp_opening: timeouts.tcp_opening,
             tcp_established: timeouts.tcp_established,
             tcp_half_closed: timeouts.tcp_half_closed,

@@ -13,8 +13,8 @@ use netfast_common::abi::ABI_VERSION;
 use super::interfaces::Interfaces;
 use crate::{
     api::types::{
-        Count, FlowSummary, ForwardCount, Intent, InterfaceCount, MapFill, NamedCount, SCHEMA_VERSION, Stats,
-        Status, TargetCount,
+        Count, FlowSummary, ForwardCount, Intent, InterfaceCount, MapFill, NamedCount, SCHEMA_VERSION,
+        SnatCount, Stats, Status, TargetCount,
     },
     datapath::{Datapath, Direction},
     metrics::{Recorder, StatsSource},
@@ -52,6 +52,12 @@ pub(super) struct Shared {
     started: Instant,
 }
 
+/// Uids and names of forwards and source NAT rules.
+fn named(ids: &Ids) -> impl Iterator<Item = (u32, &str)> {
+    let forwards = ids.forwards().iter().map(|forward| (forward.uid, forward.name.as_str()));
+    forwards.chain(ids.snats().iter().map(|snat| (snat.uid, snat.name.as_str())))
+}
+
 fn plus(a: Count, b: Count) -> Count {
     Count { packets: a.packets + b.packets, bytes: a.bytes + b.bytes }
 }
@@ -72,7 +78,7 @@ impl Shared {
     pub(super) fn forward_names(&self) -> impl Fn(u32) -> Option<String> + use<> {
         let snapshot = self.snapshot.load();
         let names: HashMap<u32, String> =
-            snapshot.ids.forwards().iter().map(|forward| (forward.uid, forward.name.clone())).collect();
+            named(&snapshot.ids).map(|(uid, name)| (uid, name.to_owned())).collect();
         move |uid| names.get(&uid).cloned()
     }
 
@@ -174,6 +180,20 @@ impl StatsSource for Shared {
                 }
             })
             .collect();
+        let snats = snapshot.ids.snats().iter().map(|snat| {
+            let sum = |direction| {
+                let counts = snat.targets.iter().map(|target| counters.target(target.index, direction));
+                counts.fold(Count::default(), plus)
+            };
+            SnatCount {
+                snat: snat.name.clone(),
+                outward: sum(Direction::ToTarget),
+                inward: sum(Direction::ToClient),
+                flows: tally.forwards.get(&snat.uid).copied().unwrap_or_default(),
+                flows_total: counters.flows_made(snat.index),
+                ports: tally.mappings.get(&snat.uid).copied().unwrap_or_default(),
+            }
+        });
         let echoes = snapshot
             .ids
             .echoes()
@@ -197,6 +217,7 @@ impl StatsSource for Shared {
             interfaces: self.interfaces(),
             forwards,
             targets,
+            snats: snats.collect(),
             echoes,
             filters,
             flows: FlowSummary {
@@ -208,6 +229,7 @@ impl StatsSource for Shared {
             maps: vec![
                 fill("FLOWS", tally.confirmed, confirmed_max),
                 fill("HALF_OPEN", tally.half_open, half_open_max),
+                fill("SNAT_MAPPINGS", tally.mappings.values().sum(), self.datapath.mapping_capacity()),
             ],
             events_lost: self.datapath.events_lost(),
         }
@@ -248,6 +270,7 @@ impl StatsSource for Shared {
             interfaces,
             forwards: rules.forwards.len(),
             targets: rules.forwards.iter().map(|forward| forward.targets.len()).sum(),
+            snats: rules.snats.len(),
             echoes: rules.echoes.len(),
             filters: rules.filters.len(),
             flows: tally.confirmed + tally.half_open,

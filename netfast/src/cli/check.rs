@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{failure::Outcome, files, filter, output::Output, units::plural};
+use super::{failure::Outcome, files, filter, output::Output, snat, units::plural};
 use crate::{
     api::types::{Rules, SCHEMA_VERSION},
     config::{self, agent::AgentConfig},
@@ -79,8 +79,9 @@ impl Check {
 
 fn contents(rules: &Rules) -> String {
     format!(
-        "{}, {}, {}",
+        "{}, {}{}, {}",
         plural(rules.forwards.len() as u64, "forward"),
+        snat::count(rules.snats.len()),
         plural(rules.echoes.len() as u64, "echo reflector"),
         filter::rules(rules.filters.len())
     )

@@ -18,6 +18,7 @@ mod flows;
 mod forward;
 mod man;
 mod output;
+mod snat;
 mod stats;
 mod status;
 mod stop;
@@ -131,6 +132,8 @@ enum ClientVerb {
     #[command(subcommand)]
     Target(target::Target),
     #[command(subcommand)]
+    Snat(snat::Snat),
+    #[command(subcommand)]
     Echo(echo::Echo),
     #[command(subcommand)]
     Filter(filter::Filter),
@@ -211,6 +214,7 @@ async fn ask(verb: ClientVerb, context: &Context) -> Outcome {
         ClientVerb::Detach(verb) => verb.run(context).await,
         ClientVerb::Forward(verb) => verb.run(context).await,
         ClientVerb::Target(verb) => verb.run(context).await,
+        ClientVerb::Snat(verb) => verb.run(context).await,
         ClientVerb::Echo(verb) => verb.run(context).await,
         ClientVerb::Filter(verb) => verb.run(context).await,
         ClientVerb::Explain(verb) => verb.run(context).await,

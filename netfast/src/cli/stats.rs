@@ -7,9 +7,9 @@ use netfast_common::reason::Reason;
 use serde::Serialize;
 
 use super::{Context, failure::Outcome, output::Output, units, values};
-use crate::api::types::{self, Count, ForwardCount, InterfaceCount, NamedCount, TargetCount};
+use crate::api::types::{self, Count, ForwardCount, InterfaceCount, NamedCount, SnatCount, TargetCount};
 
-/// Shows what was counted: by interface and reason, forward, target, echo reflector and filter rule
+/// Shows what was counted: by interface and reason, forward, target, source NAT rule, echo reflector and filter rule
 ///
 /// Numbers count since the objects exist, also over restarts of the agent. With --watch they are rates: packets and bits a
 /// second over the interval.
@@ -37,6 +37,7 @@ enum Section {
     Interfaces,
     Forwards,
     Targets,
+    Snats,
     Echoes,
     Filters,
     Flows,
@@ -150,6 +151,12 @@ fn difference(after: &types::Stats, before: &types::Stats) -> types::Stats {
         row.to_target = less(row.to_target, old.map(|old| old.to_target));
         row.to_client = less(row.to_client, old.map(|old| old.to_client));
     }
+    for row in &mut change.snats {
+        let old = before.snats.iter().find(|old| old.snat == row.snat);
+        row.outward = less(row.outward, old.map(|old| old.outward));
+        row.inward = less(row.inward, old.map(|old| old.inward));
+        row.flows_total = row.flows_total.saturating_sub(old.map_or(0, |old| old.flows_total));
+    }
     change.echoes = named(&after.echoes, &before.echoes);
     change.filters = named(&after.filters, &before.filters);
     change
@@ -206,6 +213,7 @@ fn page(output: Output, stats: &types::Stats, seconds: Option<f64>, sections: &[
         (Section::Interfaces, interfaces(output, style, &stats.interfaces)),
         (Section::Forwards, forwards(output, style, &stats.forwards)),
         (Section::Targets, targets(output, style, &stats.targets)),
+        (Section::Snats, snats(output, style, &stats.snats)),
         (Section::Echoes, named(output, style, "ECHO", &stats.echoes)),
         (Section::Filters, named(output, style, "FILTER", &stats.filters)),
         (Section::Flows, Some(flows(output, stats))),
@@ -279,6 +287,32 @@ fn targets(output: Output, style: Style, rows: &[TargetCount]) -> Option<String>
         })
         .collect();
     section(output, &[&["FORWARD", "TARGET"], &numbers[..]].concat(), &numbers, cells)
+}
+
+fn snats(output: Output, style: Style, rows: &[SnatCount]) -> Option<String> {
+    let new = if style.seconds.is_some() { "NEW/S" } else { "TOTAL" };
+    let directions = if style.seconds.is_some() {
+        ["PKT/S>OUT", "BIT/S>OUT", "PKT/S>IN", "BIT/S>IN"]
+    } else {
+        ["PKTS>OUT", "BYTES>OUT", "PKTS>IN", "BYTES>IN"]
+    };
+    let mut numbers = vec!["PORTS", "FLOWS", new];
+    numbers.extend(directions);
+    let cells = rows
+        .iter()
+        .map(|row| {
+            let mut cells = vec![
+                row.snat.clone(),
+                row.ports.to_string(),
+                row.flows.to_string(),
+                style.number(row.flows_total),
+            ];
+            cells.extend(style.pair(row.outward));
+            cells.extend(style.pair(row.inward));
+            cells
+        })
+        .collect();
+    section(output, &[&["SNAT"], &numbers[..]].concat(), &numbers, cells)
 }
 
 fn named(output: Output, style: Style, title: &str, rows: &[NamedCount]) -> Option<String> {

@@ -7,6 +7,7 @@ use super::{
     failure::{Failure, Outcome},
     filter,
     output::{Output, Paint},
+    snat,
     units::{self, plural},
 };
 use crate::api::types;
@@ -92,9 +93,10 @@ fn page(output: Output, status: &types::Status) -> String {
     };
     let _ = writeln!(
         text,
-        "rules      {} with {}, {}, {}",
+        "rules      {} with {}, {}{}, {}",
         plural(status.forwards as u64, "forward"),
         plural(status.targets as u64, "target"),
+        snat::count(status.snats),
         plural(status.echoes as u64, "echo reflector"),
         filter::rules(status.filters)
     );

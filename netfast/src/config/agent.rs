@@ -134,6 +134,8 @@ pub struct Tables {
     pub flows: u32,
     /// Half-open flows that fit.
     pub half_open: u32,
+    /// Mappings of source NAT that fit: each is an external port in use. Memory is taken when it is needed.
+    pub mappings: u32,
     /// Sets of the IPv4 flow cache, per CPU, of 64 bytes each; a power of two.
     pub cache4_sets: u32,
     /// Sets of the IPv6 flow cache, per CPU, of 128 bytes each; a power of two.
@@ -147,6 +149,7 @@ impl Default for Tables {
         Self {
             flows: 262_144,
             half_open: 65_536,
+            mappings: 131_072,
             cache4_sets: 16_384,
             cache6_sets: 4_096,
             filter_rules: 131_072,
@@ -178,6 +181,9 @@ pub struct Timeouts {
     /// UDP with packets one way only (RFC 4787 REQ-5: no less than 2 min).
     #[serde(deserialize_with = "duration::deserialize")]
     pub udp_one_way: Duration,
+    /// ICMP query of source NAT (RFC 5508 REQ-1: at least 60 s).
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub icmp: Duration,
     /// TCP handshake (RFC 5382 REQ-5: 4 min).
     #[serde(deserialize_with = "duration::deserialize")]
     pub tcp_opening: Duration,
@@ -201,6 +207,7 @@ impl Default for Timeouts {
         Self {
             udp: seconds(300),
             udp_one_way: seconds(120),
+            icmp: seconds(60),
             tcp_opening: seconds(240),
             tcp_established: seconds(7_440),
             tcp_half_closed: seconds(7_440),
@@ -429,6 +436,7 @@ impl Tables {
         for (key, size, least, most) in [
             ("flows", self.flows, 1_024, 1 << 24),
             ("half_open", self.half_open, 1_024, 1 << 24),
+            ("mappings", self.mappings, 1_024, 1 << 24),
             ("cache4_sets", self.cache4_sets, 64, 1 << 20),
             ("cache6_sets", self.cache6_sets, 64, 1 << 20),
             ("filter_rules", self.filter_rules, 1_024, MAX_FILTER_NUMBERS),
@@ -459,6 +467,7 @@ impl Timeouts {
             ("udp", self.udp, MIN_TIMEOUT),
             ("udp_one_way", self.udp_one_way, second),
             ("tcp_opening", self.tcp_opening, MIN_TIMEOUT),
+            ("icmp", self.icmp, MIN_TIMEOUT),
             ("tcp_established", self.tcp_established, MIN_TIMEOUT),
             ("tcp_half_closed", self.tcp_half_closed, MIN_TIMEOUT),
             ("tcp_closing", self.tcp_closing, MIN_TIMEOUT),

@@ -56,6 +56,7 @@ fn path(place: &Place, key: &'static str) -> Vec<Step> {
         Place::Target(at, target) => {
             vec![Step::Key("forward"), Step::Item(*at), Step::Key("target"), Step::Item(*target)]
         }
+        Place::Snat(at) => vec![Step::Key("snat"), Step::Item(*at)],
         Place::Echo(at) => vec![Step::Key("echo"), Step::Item(*at)],
         Place::Filter(at) => vec![Step::Key("filter"), Step::Item(*at)],
         Place::Set(at) => vec![Step::Key("set"), Step::Item(*at)],

@@ -14,6 +14,7 @@ mod flows;
 mod hops;
 mod load;
 mod mapped;
+mod mappings;
 mod other;
 mod pins;
 mod publish;
@@ -83,6 +84,8 @@ pub struct TableSizes {
     pub flows: u32,
     /// Half-open flows.
     pub half_open: u32,
+    /// Mappings of source NAT.
+    pub mappings: u32,
     /// Sets of the IPv4 flow cache of each CPU (a power of two).
     pub cache4_sets: u32,
     /// Sets of the IPv6 flow cache of each CPU (a power of two).
@@ -93,10 +96,11 @@ pub struct TableSizes {
 
 impl TableSizes {
     /// Entries of the maps whose size the operator decides. A flow has two entries, one per direction.
-    fn entries(&self, cpus: u32) -> [(&'static str, u32); 7] {
+    fn entries(&self, cpus: u32) -> [(&'static str, u32); 8] {
         [
             ("FLOWS", self.flows.saturating_mul(2)),
             ("HALF_OPEN", self.half_open.saturating_mul(2)),
+            ("SNAT_MAPPINGS", self.mappings.saturating_mul(2)),
             ("CACHE4", self.cache4_sets.saturating_mul(cpus)),
             ("CACHE6", self.cache6_sets.saturating_mul(cpus)),
             ("FILTER_RULES", self.filter_rules.saturating_mul(2)),
@@ -129,6 +133,9 @@ struct Maps {
     filter_heads: MappedArray<abi::FilterHead>,
     filter_rates: MappedArray<abi::FilterRate>,
     filter_rules: MappedArray<abi::FilterEntry>,
+    snat: MappedArray<abi::SnatRule>,
+    snat_made: MappedArray<u32>,
+    snat_gone: MappedArray<u32>,
     targets: MappedArray<abi::Target>,
     next_hops: MappedArray<abi::NextHop>,
     interfaces: MappedArray<abi::Interface>,
@@ -141,6 +148,7 @@ struct Maps {
     devices: OwnedFd,
     flows: OwnedFd,
     half_open: OwnedFd,
+    snat_mappings: OwnedFd,
 }
 
 impl Maps {
@@ -164,6 +172,9 @@ impl Maps {
             filter_heads: mapped(loaded, "FILTER_HEADS")?,
             filter_rates: mapped(loaded, "FILTER_RATES")?,
             filter_rules: mapped(loaded, "FILTER_RULES")?,
+            snat: mapped(loaded, "SNAT")?,
+            snat_made: mapped(loaded, "SNAT_MADE")?,
+            snat_gone: mapped(loaded, "SNAT_GONE")?,
             targets: mapped(loaded, "TARGETS")?,
             next_hops: mapped(loaded, "NEXT_HOPS")?,
             interfaces: mapped(loaded, "INTERFACES")?,
@@ -176,6 +187,7 @@ impl Maps {
             devices: loaded.map_fd("DEVICES")?,
             flows: loaded.map_fd("FLOWS")?,
             half_open: loaded.map_fd("HALF_OPEN")?,
+            snat_mappings: loaded.map_fd("SNAT_MAPPINGS")?,
         })
     }
 }
@@ -188,6 +200,7 @@ pub struct Datapath {
     publisher: Mutex<publish::Publisher>,
     clock: clock::Clock,
     tally: Mutex<Tally>,
+    reserved: Mutex<Option<mappings::Reserved>>,
     events_lost: Arc<AtomicU64>,
     adopted: bool,
     cache_strides: [u32; 2],
@@ -217,6 +230,7 @@ impl Datapath {
             counters,
             clock,
             tally: Mutex::default(),
+            reserved: Mutex::default(),
             events_lost: Arc::default(),
             adopted: loaded.adopted,
             cache_strides,
@@ -246,6 +260,9 @@ impl Datapath {
     /// Publishes a rule set: what is live before the call is live until the single store that makes the new one live.
     /// Returns its generation. Blocks for a grace period (some 10 ms).
     pub fn publish(&self, images: &Images) -> u32 {
+        if let Err(error) = self.reserve_ports(images) {
+            tracing::error!(%error, "ports of services are not all kept from source NAT");
+        }
         lock(&self.publisher).publish(&self.maps, &self.counters, images)
     }
 
@@ -295,6 +312,12 @@ impl Datapath {
     /// The counters.
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Mappings of source NAT that fit.
+    pub fn mapping_capacity(&self) -> u64 {
+        use std::os::fd::AsFd;
+        sys::map_info(self.maps.snat_mappings.as_fd()).map_or(0, |info| u64::from(info.max_entries / 2))
     }
 
     /// Flows that fit: confirmed and half-open.

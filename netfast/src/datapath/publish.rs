@@ -45,6 +45,7 @@ impl Publisher {
         write_part(&maps.filter_rates, slot, abi::MAX_FILTER_LIMITS, &images.filter_rates);
         write_part(&maps.echo_allow, slot, abi::MAX_ALLOW, &images.echo_allow);
         let filter_flags = self.filter.write(maps, slot, &images.filter);
+        write_part(&maps.snat, slot, abi::MAX_SNAT, &images.snats);
         write_part(&maps.maglev, slot, abi::MAX_MAGLEV_CELLS, &images.maglev);
         write_indexed(&maps.forwards, slot, abi::MAX_FORWARDS, &images.forwards);
         write_indexed(&maps.echoes, slot, abi::MAX_ECHOES, &images.echoes);
@@ -52,6 +53,8 @@ impl Publisher {
         let rule_set = abi::RuleSet {
             services: images.services.len().min(abi::MAX_SERVICES as usize) as u32,
             filter_flags,
+            snats: images.snats.len().min(abi::MAX_SNAT as usize) as u32,
+            pad: 0,
         };
         maps.rule_sets.set(slot, rule_set);
         self.clear_counters(maps, counters, images);

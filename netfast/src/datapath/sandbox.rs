@@ -161,6 +161,10 @@ impl HostView for Host {
         self.ports.iter().find(|port| port.name == name).map(|port| port.ifindex)
     }
 
+    fn owns(&self, _address: IpAddr) -> bool {
+        true
+    }
+
     fn route(&self, target: IpAddr) -> Option<TargetRoute> {
         let source = self.sources[usize::from(target.is_ipv6())];
         self.ways.get(&target).copied().flatten().map(|next_hop| TargetRoute { source, next_hop })
@@ -199,7 +203,7 @@ fn default_settings() -> Settings {
 
 /// Tables that are large enough for tests, and quickly made.
 pub const SMALL_TABLES: TableSizes =
-    TableSizes { flows: 16_384, half_open: 16_384, cache4_sets: 4096, cache6_sets: 4096, filter_rules: 4096 };
+    TableSizes { flows: 16_384, half_open: 16_384, mappings: 16_384, cache4_sets: 4096, cache6_sets: 4096, filter_rules: 4096 };
 
 impl Sandbox {
     /// Moves the calling thread into a network namespace of its own, for good, keeps it on the CPU that it is on (the flow cache is

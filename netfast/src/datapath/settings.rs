@@ -13,6 +13,8 @@ pub struct Idle {
     pub udp: Duration,
     /// UDP, one way.
     pub udp_one_way: Duration,
+    /// ICMP query.
+    pub icmp: Duration,
     /// TCP handshake.
     pub tcp_opening: Duration,
     /// TCP established.
@@ -67,6 +69,7 @@ fn times(idle: &Idle, hz: u32) -> (Timeouts, u32) {
     let idle = Idle {
         udp: confirmed(idle.udp),
         udp_one_way: idle.udp_one_way,
+        icmp: confirmed(idle.icmp),
         // A flow that is opened anew may have cached lines.
         tcp_opening: confirmed(idle.tcp_opening),
         tcp_established: confirmed(idle.tcp_established),
@@ -77,6 +80,7 @@ fn times(idle: &Idle, hz: u32) -> (Timeouts, u32) {
     let timeouts = Timeouts {
         udp: jiffies(idle.udp, hz),
         udp_one_way: jiffies(idle.udp_one_way, hz),
+        icmp: jiffies(idle.icmp, hz),
         tcp: TcpTimeouts {
             opening: jiffies(idle.tcp_opening, hz),
             established: jiffies(idle.tcp_established, hz),
@@ -122,6 +126,7 @@ pub(super) fn write(datapath: &Datapath, settings: &Settings) {
     let base = offset_of!(Config, timeouts);
     store(base + offset_of!(Timeouts, udp), timeouts.udp);
     store(base + offset_of!(Timeouts, udp_one_way), timeouts.udp_one_way);
+    store(base + offset_of!(Timeouts, icmp), timeouts.icmp);
     let tcp = base + offset_of!(Timeouts, tcp);
     store(tcp + offset_of!(TcpTimeouts, opening), timeouts.tcp.opening);
     store(tcp + offset_of!(TcpTimeouts, established), timeouts.tcp.established);
@@ -198,6 +203,7 @@ mod tests {
     const IDLE: Idle = Idle {
         udp: Duration::from_secs(300),
         udp_one_way: Duration::from_secs(120),
+        icmp: Duration::from_secs(60),
         tcp_opening: Duration::from_secs(240),
         tcp_established: Duration::from_secs(7440),
         tcp_half_closed: Duration::from_secs(7440),

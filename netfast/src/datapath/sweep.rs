@@ -60,6 +60,8 @@ pub struct Tally {
     pub forwards: HashMap<u32, u64>,
     /// Flows by index of their target.
     pub targets: HashMap<u16, u64>,
+    /// External ports in use, by uid of their source NAT rule.
+    pub mappings: HashMap<u32, u64>,
     /// Next hops that flows refer to.
     pub hops: Indexes,
     /// Flows that had packets lately: IPv4, IPv6.
@@ -75,6 +77,8 @@ pub struct SweepReport {
     pub removed: u64,
     /// Reply entries without an original.
     pub orphans: u64,
+    /// Mappings of source NAT that were taken away.
+    pub mappings: u64,
     /// How long it took.
     pub took: Duration,
 }
@@ -255,6 +259,7 @@ impl Datapath {
         }
         tally.forwards = forwards.iter().copied().zip(by_forward).filter(|(_, flows)| *flows > 0).collect();
         tally.targets = (0..=u16::MAX).zip(by_target).filter(|(_, flows)| *flows > 0).collect();
+        (report.mappings, tally.mappings) = self.sweep_mappings(&config)?;
         settings::fit_caches(self, tally.active[0], tally.active[1]);
         *lock(&self.tally) = tally;
         report.took = started.elapsed();
@@ -391,6 +396,7 @@ mod tests {
         let tables = TableSizes {
             flows: FLOWS + 1000,
             half_open: 1024,
+            mappings: 1024,
             cache4_sets: 16_384,
             cache6_sets: 4096,
             filter_rules: 1024,

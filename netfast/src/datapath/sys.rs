@@ -23,6 +23,7 @@ enum Command {
     ObjectGet = 7,
     ProgramGetFdById = 13,
     ObjectGetInfo = 15,
+    MapTake = 21,
     MapLookupBatch = 24,
     MapDeleteBatch = 27,
     LinkCreate = 28,
@@ -144,6 +145,21 @@ pub(super) fn delete<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bo
     let mut attributes =
         ElementAttributes { map_fd: map.as_raw_fd() as u32, key: address(key), ..Default::default() };
     found(bpf(Command::MapDelete, &mut attributes))
+}
+
+/// Deletes an element and gives what it was.
+pub(super) fn take<K: aya::Pod, V: aya::Pod + Default>(
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
+    let mut value = V::default();
+    let mut attributes = ElementAttributes {
+        map_fd: map.as_raw_fd() as u32,
+        key: address(key),
+        value: std::ptr::from_mut(&mut value) as u64,
+        ..Default::default()
+    };
+    found(bpf(Command::MapTake, &mut attributes)).map(|there| there.then_some(value))
 }
 
 fn found(result: io::Result<i64>) -> io::Result<bool> {

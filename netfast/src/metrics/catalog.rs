@@ -76,7 +76,7 @@ metrics! {
     FLOW_INSERT_FAILURES_TOTAL = Counter "flow_insert_failures_total" ["cause"]
         "Flows that could not be made, by cause: table_full, conflict or ports_exhausted.";
     SNAT_PORTS_EXHAUSTED_TOTAL = Counter "snat_ports_exhausted_total" []
-        "Flows that could not be made because no source port towards the target was free.";
+        "Flows that could not be made because no source port towards the target, or of the pool address, was free.";
     MAP_ENTRIES = Gauge "map_entries" ["map"]
         "Entries in use of a map that can run full (a flow has two).";
     MAP_MAX_ENTRIES = Gauge "map_max_entries" ["map"]
@@ -101,6 +101,16 @@ metrics! {
         "Flows made for a forward.";
     FORWARD_FLOWS = Gauge "forward_flows" ["forward"]
         "Flows of a forward that exist now.";
+    SNAT_PACKETS_TOTAL = Counter "snat_packets_total" ["snat", "direction"]
+        "Packets of a source NAT rule's flows, by direction: outward or inward.";
+    SNAT_BYTES_TOTAL = Counter "snat_bytes_total" ["snat", "direction"]
+        "Bytes of those packets.";
+    SNAT_FLOWS_TOTAL = Counter "snat_flows_total" ["snat"]
+        "Flows made for a source NAT rule.";
+    SNAT_FLOWS = Gauge "snat_flows" ["snat"]
+        "Flows of a source NAT rule that exist now.";
+    SNAT_PORTS_IN_USE = Gauge "snat_ports_in_use" ["snat"]
+        "External ports and identifiers of a source NAT rule in use.";
     ECHO_PACKETS_TOTAL = Counter "echo_packets_total" ["echo"]
         "Packets that an echo reflector sent back.";
     FILTER_PACKETS_TOTAL = Counter "filter_packets_total" ["rule"]

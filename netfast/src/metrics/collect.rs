@@ -165,6 +165,15 @@ fn services(scrape: &mut Scrape, stats: &Stats) {
         }
         scrape.add(&catalog::TARGET_FLOWS, &[&row.forward, &row.target], row.flows);
     }
+    for row in &stats.snats {
+        for (direction, Count { packets, bytes }) in [("outward", row.outward), ("inward", row.inward)] {
+            scrape.add(&catalog::SNAT_PACKETS_TOTAL, &[&row.snat, direction], packets);
+            scrape.add(&catalog::SNAT_BYTES_TOTAL, &[&row.snat, direction], bytes);
+        }
+        scrape.add(&catalog::SNAT_FLOWS_TOTAL, &[&row.snat], row.flows_total);
+        scrape.add(&catalog::SNAT_FLOWS, &[&row.snat], row.flows);
+        scrape.add(&catalog::SNAT_PORTS_IN_USE, &[&row.snat], row.ports);
+    }
     for row in &stats.echoes {
         scrape.add(&catalog::ECHO_PACKETS_TOTAL, &[&row.name], row.count.packets);
     }

@@ -11,7 +11,7 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::api::types::{
     AttachMode, Count, ForwardCount, InterfaceCount, InterfaceStatus, MapFill, NamedCount, SCHEMA_VERSION,
-    TargetCount,
+    SnatCount, TargetCount,
 };
 
 struct Fake {
@@ -89,6 +89,14 @@ fn fake() -> Fake {
             ],
             forwards: vec![forward("web", 5)],
             targets: vec![target],
+            snats: vec![SnatCount {
+                snat: "lan".into(),
+                outward: count(3),
+                inward: count(4),
+                flows: 5,
+                flows_total: 7,
+                ports: 6,
+            }],
             echoes: vec![NamedCount { name: "192.0.2.10:7".into(), count: count(8) }],
             filters: vec![
                 NamedCount { name: "scanner".into(), count: count(4) },
@@ -111,6 +119,7 @@ fn fake() -> Fake {
             interfaces: vec![interface],
             forwards: 1,
             targets: 1,
+            snats: 0,
             echoes: 1,
             filters: 2,
             flows: 2,
@@ -176,6 +185,11 @@ fn every_number_arrives_under_its_name() {
         r#"netfast_forward_flows{forward="web"} 2"#,
         r#"netfast_target_packets_total{forward="web",target="10.0.0.11:80",direction="to_client"} 6"#,
         r#"netfast_target_flows{forward="web",target="10.0.0.11:80"} 2"#,
+        r#"netfast_snat_packets_total{snat="lan",direction="outward"} 3"#,
+        r#"netfast_snat_bytes_total{snat="lan",direction="inward"} 400"#,
+        r#"netfast_snat_flows_total{snat="lan"} 7"#,
+        r#"netfast_snat_flows{snat="lan"} 5"#,
+        r#"netfast_snat_ports_in_use{snat="lan"} 6"#,
         r#"netfast_echo_packets_total{echo="192.0.2.10:7"} 8"#,
         r#"netfast_filter_packets_total{rule="scanner"} 4"#,
         r#"netfast_map_entries{map="FLOWS"} 4"#,

@@ -124,6 +124,10 @@ impl HostView for ResolvedView {
         self.host.ifindex(name)
     }
 
+    fn owns(&self, address: IpAddr) -> bool {
+        self.host.owns(address)
+    }
+
     fn route(&self, target: IpAddr) -> Option<TargetRoute> {
         self.routes.get(&target)?.as_ref().ok().copied()
     }

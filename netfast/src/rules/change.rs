@@ -9,7 +9,7 @@ use netfast_common::abi;
 
 use crate::api::types::{
     AddressSet, Addresses, Attachment, ChangeAction, Echo, Endpoint, ErrorBody, ErrorCode, FilterDefault,
-    FilterRule, Forward, Intent, InterfacePolicy, Many, ObjectChange, Operation, Rules, Target,
+    FilterRule, Forward, Intent, InterfacePolicy, Many, ObjectChange, Operation, Rules, Snat, Target,
 };
 
 use super::{
@@ -108,6 +108,8 @@ impl Change {
             Operation::TargetAdd { forward, target } => self.target_put(forward, target, false),
             Operation::TargetSet { forward, target } => self.target_put(forward, target, true),
             Operation::TargetDelete { forward, address } => self.target_delete(forward, address),
+            Operation::SnatAdd { snat, if_not_exists } => self.snat_add(snat, *if_not_exists),
+            Operation::SnatDelete { name } => self.snat_delete(name),
             Operation::EchoAdd { echo, if_not_exists } => self.echo_add(echo, *if_not_exists),
             Operation::EchoDelete { listen } => self.echo_delete(listen),
             Operation::FilterAdd { rule, position } => self.filter_add(rule, *position),
@@ -231,6 +233,53 @@ impl Change {
                 let hint = suggest::hint(&address.to_string(), present.iter().map(String::as_str));
                 let message = format!("forward {name:?} has no target {address}{hint}");
                 Err(error(ErrorCode::NotFound, "target", message))
+            }
+        }
+    }
+
+    fn snat_add(&mut self, snat: &Snat, if_not_exists: bool) -> Result<(), ErrorBody> {
+        let snats = &self.intent.rules.snats;
+        match snats.iter().any(|present| present.name == snat.name) {
+            true if !if_not_exists => Err(error(
+                ErrorCode::Conflict,
+                &format!("snat.{}", snat.name),
+                format!(
+                    "source NAT rule {:?} exists already: delete it first, replace it by `apply`, or use another name",
+                    snat.name
+                ),
+            )),
+            true => {
+                self.name("snat", &snat.name);
+                Ok(())
+            }
+            false => {
+                self.snat_set(snat);
+                Ok(())
+            }
+        }
+    }
+
+    fn snat_set(&mut self, snat: &Snat) {
+        self.host_bits(&format!("snat {:?}", snat.name), &snat.from);
+        self.name("snat", &snat.name);
+        let snat = Snat { from: snat.from.iter().map(ipnet::IpNet::trunc).collect(), ..snat.clone() };
+        match self.intent.rules.snats.iter_mut().find(|present| present.name == snat.name) {
+            Some(present) => *present = snat,
+            None => self.intent.rules.snats.push(snat),
+        }
+    }
+
+    fn snat_delete(&mut self, name: &str) -> Result<(), ErrorBody> {
+        let snats = &mut self.intent.rules.snats;
+        match snats.iter().position(|snat| snat.name == name) {
+            Some(at) => {
+                snats.remove(at);
+                Ok(())
+            }
+            None => {
+                let hint = suggest::hint(name, snats.iter().map(|snat| snat.name.as_str()));
+                let message = format!("there is no source NAT rule {name:?}{hint}");
+                Err(error(ErrorCode::NotFound, "snat", message))
             }
         }
     }
@@ -394,9 +443,13 @@ impl Change {
         if prune {
             self.forwards().retain(|f| given.contains(f.name.as_str()));
             self.intent.rules.echoes.retain(|e| listens.contains(&e.listen));
+            self.intent.rules.snats.retain(|s| rules.snats.iter().any(|given| given.name == s.name));
         }
         for forward in &rules.forwards {
             self.forward_set(forward);
+        }
+        for snat in &rules.snats {
+            self.snat_set(snat);
         }
         for echo in &rules.echoes {
             self.host_bits(&format!("echo {}", echo.listen), &echo.allow);

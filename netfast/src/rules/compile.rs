@@ -22,7 +22,7 @@ use super::{
     diff,
     ids::{ForwardId, Ids},
     images::{HostView, Images, Leaving, TargetRoute},
-    normal, validate,
+    normal, snat, validate,
 };
 
 /// Look-up entries per unit of weight that are tried, until all tables fit together.
@@ -59,6 +59,7 @@ pub fn compile_beside(
     let mut images = Images::default();
     forwards(&rules, &assigned, &routes, &mut images)?;
     images.leaving = leaving(&assigned, host);
+    snat::images(&rules, &assigned, host, &mut images)?;
     echoes(&rules, &assigned, &mut images);
     filters::compile(&rules, &assigned, host, &mut images, live, limits)?;
     images.services.sort_unstable_by_key(|s| (s.address, s.protocol, s.port_low));
@@ -146,7 +147,13 @@ fn forwards(rules: &Rules, ids: &Ids, routes: &Routes, images: &mut Images) -> R
             images.targets.push((target_id.index, image));
         }
         let (maglev_offset, maglev_size) = table(forward, id, protocol, entries_per_unit, &mut images.maglev);
-        let image = abi::Forward { uid: id.uid, maglev_offset, maglev_size, mode: mode as u8, pad: [0; 3] };
+        let image = abi::Forward {
+            uid: id.uid,
+            maglev_offset,
+            maglev_size,
+            mode: mode as u8,
+            ..abi::Forward::default()
+        };
         images.forwards.push((id.index, image));
     }
     Ok(())
@@ -276,7 +283,7 @@ fn echoes(rules: &Rules, ids: &Ids, images: &mut Images) {
 }
 
 /// A prefix in the 128-bit form; none is the prefix of all addresses.
-fn prefix(net: Option<&IpNet>) -> ([u8; 16], u8) {
+pub(super) fn prefix(net: Option<&IpNet>) -> ([u8; 16], u8) {
     match net {
         Some(IpNet::V4(v4)) => (addr::from_v4(v4.network().octets()), v4.prefix_len() + 96),
         Some(IpNet::V6(v6)) => (v6.network().octets(), v6.prefix_len()),

@@ -70,6 +70,10 @@ pub fn arrange(like: &Rules, rules: &mut Rules) {
             arrange_targets(&like.forwards[*at], forward);
         }
     }
+    // The order of source NAT rules means nothing: the longest prefix decides.
+    let place: HashMap<&str, usize> =
+        like.snats.iter().enumerate().map(|(at, s)| (s.name.as_str(), at)).collect();
+    rules.snats.sort_by_key(|s| place.get(s.name.as_str()).copied().unwrap_or(usize::MAX));
     let place: HashMap<Endpoint, usize> =
         like.echoes.iter().enumerate().map(|(at, e)| (e.listen, at)).collect();
     rules.echoes.sort_by_key(|e| place.get(&e.listen).copied().unwrap_or(usize::MAX));
@@ -97,6 +101,13 @@ fn rule_objects(before: &Rules, after: &Rules, unchanged_filters: bool, changes:
         &after.forwards.iter().map(bare).collect::<Vec<_>>(),
     );
     compare(changes, "target", &targets(before), &targets(after));
+    let snat = |s: &crate::api::types::Snat| (s.name.clone(), s.clone());
+    compare(
+        changes,
+        "snat",
+        &before.snats.iter().map(snat).collect::<Vec<_>>(),
+        &after.snats.iter().map(snat).collect::<Vec<_>>(),
+    );
     let echo = |e: &crate::api::types::Echo| (e.listen.to_string(), e.clone());
     compare(
         changes,

@@ -17,7 +17,9 @@ use std::{
 use netfast_common::abi;
 use serde::{Deserialize, Serialize};
 
-use crate::api::types::{Endpoint, ErrorBody, ErrorCode, Forward, ForwardMode, Rules, Transport};
+use crate::api::types::{
+    Endpoint, ErrorBody, ErrorCode, Forward, ForwardMode, PortRange, Rules, Snat, Transport,
+};
 
 use super::diff::{self, RuleKey};
 
@@ -28,6 +30,8 @@ pub struct Ids {
     /// The uid that was given out last; 0: none yet.
     last_uid: u32,
     forwards: Vec<ForwardId>,
+    #[serde(default)]
+    snats: Vec<SnatId>,
     echoes: Vec<EchoId>,
     filters: Vec<FilterId>,
     retired: Vec<Retired>,
@@ -66,6 +70,23 @@ pub struct TargetId {
     pub index: u16,
     /// Its uid, never 0.
     pub uid: u32,
+}
+
+/// Identifiers of a source NAT rule. Its index and uid are of the forwards' kind, its pool addresses are targets: a flow of
+/// it is one like any other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnatId {
+    /// Its name.
+    pub name: String,
+    /// Its pool: another pool makes another rule.
+    pub to: Vec<IpAddr>,
+    /// Its index among the forwards.
+    pub index: u16,
+    /// Its uid, never 0.
+    pub uid: u32,
+    /// Its pool addresses, in the order of the intent.
+    pub targets: Vec<TargetId>,
 }
 
 /// Identifiers of an echo reflector.
@@ -169,6 +190,16 @@ impl Ids {
         self.forwards.iter().find(|f| f.name == name)
     }
 
+    /// Identifiers of the source NAT rules, in the order of the intent.
+    pub fn snats(&self) -> &[SnatId] {
+        &self.snats
+    }
+
+    /// Uids of all forwards and source NAT rules.
+    pub fn uids(&self) -> impl Iterator<Item = u32> {
+        self.forwards.iter().map(|f| f.uid).chain(self.snats.iter().map(|s| s.uid))
+    }
+
     /// Identifiers of the echo reflectors, in the order of the intent.
     pub fn echoes(&self) -> &[EchoId] {
         &self.echoes
@@ -184,7 +215,7 @@ impl Ids {
         &self.retired
     }
 
-    /// Every target that flows may refer to: those of the intent and those that were removed.
+    /// Every target that flows may refer to, without pool addresses of source NAT: those of the intent and those that were removed.
     pub fn targets(&self) -> impl Iterator<Item = TargetRef<'_>> {
         let live = self.forwards.iter().flat_map(|f| {
             f.targets.iter().map(|target| TargetRef {
@@ -226,6 +257,7 @@ impl Ids {
     pub fn assign(&mut self, rules: &Rules) -> Result<(), ErrorBody> {
         let mut free = Free::of(self);
         self.assign_forwards(&rules.forwards, &mut free)?;
+        self.assign_snats(rules, &mut free)?;
         self.assign_echoes(rules, &mut free)?;
         self.assign_filters(rules, &mut free)
     }
@@ -345,6 +377,41 @@ impl Ids {
         Ok(())
     }
 
+    fn assign_snats(&mut self, rules: &Rules, free: &mut Free) -> Result<(), ErrorBody> {
+        let same = |id: &SnatId, snat: &Snat| id.name == snat.name && id.to == snat.to;
+        let (kept, gone): (Vec<SnatId>, Vec<SnatId>) = std::mem::take(&mut self.snats)
+            .into_iter()
+            .partition(|id| rules.snats.iter().any(|snat| same(id, snat)));
+        for SnatId { name, index, uid, targets, .. } in gone {
+            for target in targets {
+                self.retire_target(&name, uid, target);
+            }
+            self.retire(Kind::Forward, index, uid, name);
+        }
+        for snat in &rules.snats {
+            let id = match kept.iter().find(|id| same(id, snat)) {
+                Some(id) => id.clone(),
+                None => self.new_snat(snat, free)?,
+            };
+            self.snats.push(id);
+        }
+        Ok(())
+    }
+
+    fn new_snat(&mut self, snat: &Snat, free: &mut Free) -> Result<SnatId, ErrorBody> {
+        let (index, uid) = (free.take(Kind::Forward)?, self.next_uid()?);
+        let mut targets = Vec::with_capacity(snat.to.len());
+        for address in &snat.to {
+            targets.push(TargetId {
+                address: Endpoint { address: *address, ports: PortRange { low: 1, high: u16::MAX } },
+                source: Some(*address),
+                index: free.take(Kind::Target)?,
+                uid: self.next_uid()?,
+            });
+        }
+        Ok(SnatId { name: snat.name.clone(), to: snat.to.clone(), index, uid, targets })
+    }
+
     fn assign_echoes(&mut self, rules: &Rules, free: &mut Free) -> Result<(), ErrorBody> {
         let wanted: HashSet<Endpoint> = rules.echoes.iter().map(|e| e.listen).collect();
         let (kept, gone): (Vec<EchoId>, Vec<EchoId>) =
@@ -458,6 +525,10 @@ impl Free {
             for target in &forward.targets {
                 free.mark(Kind::Target, target.index.into());
             }
+        }
+        for snat in &ids.snats {
+            free.mark(Kind::Forward, snat.index.into());
+            snat.targets.iter().for_each(|target| free.mark(Kind::Target, target.index.into()));
         }
         ids.echoes.iter().for_each(|e| free.mark(Kind::Echo, e.index.into()));
         let counters = free.kinds.entry(Kind::Filter).or_default();

@@ -15,6 +15,8 @@ pub struct Images {
     pub targets: Vec<(u16, abi::Target)>,
     /// Targets that are none any more but may have flows, which follow the routes as all others do.
     pub leaving: Vec<Leaving>,
+    /// Inside prefixes of the source NAT rules, in order.
+    pub snats: Vec<abi::SnatRule>,
     /// Echo reflectors by index.
     pub echoes: Vec<(u16, abi::Echo)>,
     /// Allow-lists of all echo reflectors.
@@ -53,6 +55,8 @@ pub struct TargetRoute {
 pub trait HostView {
     /// Index of an interface, if it exists.
     fn ifindex(&self, name: &str) -> Option<u32>;
+    /// Whether an address is one of this host's own.
+    fn owns(&self, address: std::net::IpAddr) -> bool;
     /// How a target is reached; `None` while there is no route.
     fn route(&self, target: std::net::IpAddr) -> Option<TargetRoute>;
 }

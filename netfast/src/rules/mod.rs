@@ -13,6 +13,7 @@ pub mod formats;
 pub mod ids;
 pub mod images;
 pub mod normal;
+pub mod snat;
 pub mod suggest;
 pub mod validate;
 

@@ -11,6 +11,11 @@ pub fn normalize(rules: &mut Rules) {
     for forward in &mut rules.forwards {
         normalize_forward(forward);
     }
+    for snat in &mut rules.snats {
+        for net in &mut snat.from {
+            *net = net.trunc();
+        }
+    }
     for echo in &mut rules.echoes {
         for net in &mut echo.allow {
             *net = net.trunc();

@@ -17,6 +17,7 @@ use super::normal;
 
 pub mod filter;
 mod filters;
+mod snat;
 
 /// Largest weight of a target.
 pub const MAX_WEIGHT: u16 = 256;
@@ -36,6 +37,8 @@ pub enum Place {
     Forward(usize),
     /// A target: position of its forward, its own position.
     Target(usize, usize),
+    /// A source NAT rule.
+    Snat(usize),
     /// An echo reflector.
     Echo(usize),
     /// A filter rule.
@@ -74,6 +77,10 @@ fn field(rules: &Rules, problem: &Problem) -> String {
         Place::Whole => return problem.key.to_owned(),
         Place::Forward(at) => forward(at),
         Place::Target(at, target) => format!("{}.target[{}]", forward(at), target + 1),
+        Place::Snat(at) => match rules.snats.get(at) {
+            Some(snat) if !snat.name.is_empty() => format!("snat.{}", snat.name),
+            _ => format!("snat[{}]", at + 1),
+        },
         Place::Echo(at) => format!("echo[{}]", at + 1),
         Place::Filter(at) => format!("filter[{}]", at + 1),
         Place::Set(at) => match rules.sets.get(at) {
@@ -102,6 +109,7 @@ pub fn problems(rules: &Rules) -> Vec<Problem> {
     let mut check = Check::default();
     check.limits(rules);
     check.forwards(rules);
+    snat::check(&mut check, rules);
     for (at, echo) in rules.echoes.iter().enumerate() {
         check.echo(at, echo);
     }

@@ -355,6 +355,7 @@ pub fn world() -> World {
         }],
         forwards: 2,
         targets: 3,
+        snats: 0,
         echoes: 1,
         filters: 2,
         flows: 1234,
@@ -387,6 +388,7 @@ pub fn world() -> World {
             to_client: count(2_000_000, 3_000_000_000),
             flows: 1234,
         }],
+        snats: Vec::new(),
         echoes: vec![NamedCount { name: "192.0.2.10:7".to_owned(), count: count(7, 700) }],
         filters: vec![
             NamedCount { name: "scanner".to_owned(), count: count(815, 48_900) },

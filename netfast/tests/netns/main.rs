@@ -16,6 +16,7 @@ mod jumbo;
 mod peers;
 mod programs;
 mod restart;
+mod snat;
 mod stream;
 mod tags;
 mod vlan;

@@ -24,6 +24,7 @@ mod mutate;
 mod peers;
 mod policy;
 mod random;
+mod snat;
 mod swaps;
 mod tracking;
 
@@ -43,4 +44,5 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     kernel::SCENARIOS,
     policy::SCENARIOS,
     tracking::SCENARIOS,
+    snat::SCENARIOS,
 ];

@@ -11,8 +11,10 @@ use crate::{ALL, bed};
 const SCRIPT: &str = r#"
 import sys
 from scapy.all import Ether, ICMP, IP, IPv6, TCP, UDP
-from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest
+from scapy.layers.inet6 import ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded
 errors = (ICMP, ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded)
+errors += (ICMPv6EchoRequest, ICMPv6EchoReply)
 checked = 0
 for number, line in enumerate(sys.stdin):
     frame = bytes.fromhex(line)

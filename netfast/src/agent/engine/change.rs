@@ -13,6 +13,7 @@ use crate::{
     rules::{
         change, compile,
         images::{HostView, TargetRoute},
+        snat,
     },
 };
 
@@ -22,6 +23,10 @@ struct HostNames(Arc<HostState>);
 impl HostView for HostNames {
     fn ifindex(&self, name: &str) -> Option<u32> {
         self.0.ifindex(name)
+    }
+
+    fn owns(&self, address: IpAddr) -> bool {
+        self.0.owns(address)
     }
 
     fn route(&self, _target: IpAddr) -> Option<TargetRoute> {
@@ -72,6 +77,7 @@ impl Owner {
         let rules_changed = changed.intent.rules != self.intent.rules;
         if request.dry_run {
             if rules_changed {
+                snat::require_host(&self.intent.rules, &changed.intent.rules, &self.host_names())?;
                 compile::require_interfaces(&self.intent.rules, &changed.intent.rules, &self.host_names())?;
                 let limits = self.shared.datapath.filter_limits();
                 let (mut ids, host) = (self.ids.clone(), self.host_names());

@@ -10,6 +10,7 @@ use crate::{
     rules::{
         compile,
         ids::{Ids, Kind},
+        snat,
     },
     store::Document,
 };
@@ -42,6 +43,7 @@ impl Owner {
         })?;
         if let Some(before) = before {
             compile::require_interfaces(before, &intent.rules, &view)?;
+            snat::require_host(before, &intent.rules, &view)?;
         }
         let mut ids = self.ids.clone();
         let limits = self.shared.datapath.filter_limits();
@@ -60,8 +62,7 @@ impl Owner {
         let Prepared { ids, images, view } = prepared;
         let datapath = &self.shared.datapath;
         let generation = tokio::task::block_in_place(|| datapath.publish(&images));
-        let removed =
-            self.ids.forwards().iter().any(|old| ids.forwards().iter().all(|new| new.uid != old.uid));
+        let removed = self.ids.uids().any(|old| ids.uids().all(|new| new != old));
         let now = Instant::now();
         for retired in ids.retired() {
             self.retired_since.entry((retired.kind, retired.index)).or_insert(now);
@@ -134,7 +135,7 @@ impl Owner {
     }
 
     fn keep_counts(&mut self, target: u16, forward_uid: u32) {
-        if self.ids.forwards().iter().all(|forward| forward.uid != forward_uid) {
+        if self.ids.uids().all(|uid| uid != forward_uid) {
             self.gone.remove(&forward_uid);
             return;
         }

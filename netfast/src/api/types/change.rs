@@ -49,6 +49,19 @@ pub enum Operation {
         /// The target's address.
         address: Endpoint,
     },
+    /// A new source NAT rule.
+    SnatAdd {
+        /// The rule.
+        snat: Snat,
+        /// An existing one of the same name is left as it is.
+        #[serde(default)]
+        if_not_exists: bool,
+    },
+    /// Removes a source NAT rule; its flows end.
+    SnatDelete {
+        /// Name of the rule.
+        name: String,
+    },
     /// A new echo reflector.
     EchoAdd {
         /// The reflector.
@@ -165,7 +178,7 @@ words! {
 /// What a change did to one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectChange {
-    /// `forward`, `target`, `echo`, `set`, `filter`, `policy`, `interface`.
+    /// `forward`, `target`, `snat`, `echo`, `set`, `filter`, `policy`, `interface`.
     pub kind: String,
     /// Its name.
     pub name: String,

@@ -12,6 +12,7 @@ mod filter_list;
 mod flows;
 mod lists;
 mod rules;
+mod snat;
 mod status;
 
 pub use change::*;
@@ -20,6 +21,7 @@ pub use filter_list::*;
 pub use flows::*;
 pub use lists::*;
 pub use rules::*;
+pub use snat::*;
 pub use status::*;
 pub use text::*;
 

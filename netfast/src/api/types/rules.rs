@@ -14,6 +14,9 @@ pub struct Rules {
     /// Forwards, by name unique.
     #[serde(default, rename = "forward", skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
+    /// Source NAT rules, by name unique: the one with the longest prefix decides.
+    #[serde(default, rename = "snat", skip_serializing_if = "Vec::is_empty")]
+    pub snats: Vec<Snat>,
     /// UDP echo reflectors, by listening address unique.
     #[serde(default, rename = "echo", skip_serializing_if = "Vec::is_empty")]
     pub echoes: Vec<Echo>,

@@ -34,6 +34,9 @@ pub struct Status {
     /// See `forwards`.
     pub targets: usize,
     /// See `forwards`.
+    #[serde(default)]
+    pub snats: usize,
+    /// See `forwards`.
     pub echoes: usize,
     /// See `forwards`.
     pub filters: usize,
@@ -84,6 +87,9 @@ pub struct Stats {
     pub forwards: Vec<ForwardCount>,
     /// Per target.
     pub targets: Vec<TargetCount>,
+    /// Per source NAT rule.
+    #[serde(default)]
+    pub snats: Vec<SnatCount>,
     /// Per echo reflector.
     pub echoes: Vec<NamedCount>,
     /// Per named filter rule, in order.

@@ -50,8 +50,8 @@ impl Load {
     pub async fn run(self, context: &Context) -> Outcome {
         let (name, text) = files::read(&self.file)?;
         let rules = formats::parse(&name, &text, self.format, &Choice { chain: self.chain })?;
-        let Rules { forwards, echoes, sets, filters, policies } = rules;
-        if !forwards.is_empty() || !echoes.is_empty() {
+        let Rules { forwards, snats, echoes, sets, filters, policies } = rules;
+        if !forwards.is_empty() || !snats.is_empty() || !echoes.is_empty() {
             return Err(Failure::new(
                 ErrorCode::Rejected,
                 format_args!(

@@ -3,8 +3,9 @@
 use std::{os::fd::AsFd, time::Duration};
 
 use netfast_common::{
-    abi::{self, Config, Flow, FlowKey},
+    abi::{self, Config, Flow, FlowKey, SnatKey, SnatMapping},
     flow::ORIGINAL,
+    snat,
 };
 use nix::sched::sched_getcpu;
 
@@ -29,7 +30,34 @@ impl Sandbox {
         Ok(all)
     }
 
-    /// Takes all entries out of the flow tables. Cached lines stay.
+    /// All entries of the table of mappings, both ends.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn mappings(&self) -> Result<Vec<(SnatKey, SnatMapping)>, SandboxError> {
+        let mut all = Vec::new();
+        let map = self.datapath.maps.snat_mappings.as_fd();
+        let mut batches = sys::Batches::<SnatKey, SnatMapping>::new(map, 1024);
+        let walk = |error| DatapathError::Kernel { call: "walk over the mappings", error };
+        while let Some((keys, mappings)) = batches.next().map_err(walk)? {
+            all.extend(keys.iter().copied().zip(mappings.iter().copied()));
+        }
+        Ok(all)
+    }
+
+    /// Makes a mapping's end what is given, as if time had passed.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn set_mapping(&self, key: &SnatKey, mapping: &SnatMapping) -> Result<(), SandboxError> {
+        sys::update(self.datapath.maps.snat_mappings.as_fd(), key, mapping, sys::Existing::Replace)
+            .map_err(|error| DatapathError::Kernel { call: "change of a mapping", error })?;
+        Ok(())
+    }
+
+    /// Takes all entries out of the flow tables, and all mappings. Cached lines stay.
     ///
     /// # Errors
     ///
@@ -37,6 +65,14 @@ impl Sandbox {
     pub fn forget_flows(&self) -> Result<(), SandboxError> {
         for (_, key, _) in self.flows()? {
             self.forget_entry(&key)?;
+        }
+        for (key, _) in self.mappings()?.into_iter().filter(|(_, mapping)| mapping.uid != snat::RESERVED) {
+            sys::delete(self.datapath.maps.snat_mappings.as_fd(), &key)
+                .map_err(|error| DatapathError::Kernel { call: "removal of a mapping", error })?;
+        }
+        for at in 0..abi::SNAT_SOURCES {
+            self.datapath.maps.snat_made.set(at, 0);
+            self.datapath.maps.snat_gone.set(at, 0);
         }
         Ok(())
     }

@@ -100,6 +100,10 @@ impl HostView for Host {
         }
     }
 
+    fn owns(&self, address: IpAddr) -> bool {
+        address != IpAddr::from([192, 0, 2, 99])
+    }
+
     fn route(&self, target: IpAddr) -> Option<TargetRoute> {
         self.routes
             .get(&target)
@@ -117,12 +121,13 @@ pub fn any_rules() -> impl Strategy<Value = Rules> {
     let policies = prop::collection::vec(any_policy(), 0..3);
     (forwards, echoes, sets, filters, policies).prop_map(|(forwards, echoes, sets, filters, policies)| {
         let filters = filters.into_iter().map(Arc::new).collect();
-        let mut rules = Rules { forwards, echoes, sets, filters, policies };
+        let mut rules = Rules { forwards, snats: Vec::new(), echoes, sets, filters, policies };
         // What does not go with the rest is left out, so that valid rules are not a rarity.
         while let Some(problem) = validate::problems(&rules).into_iter().next() {
             match problem.place {
                 validate::Place::Forward(at) => drop(rules.forwards.remove(at)),
                 validate::Place::Target(at, target) => drop(rules.forwards[at].targets.remove(target)),
+                validate::Place::Snat(at) => drop(rules.snats.remove(at)),
                 validate::Place::Echo(at) => drop(rules.echoes.remove(at)),
                 validate::Place::Filter(at) => drop(rules.filters.remove(at)),
                 validate::Place::Set(at) => drop(rules.sets.remove(at)),
