@@ -248,6 +248,7 @@ impl Bed {
         let pin_dir = dir.path().join("netfast");
         let tables = TableSizes {
             flows: 1024,
+            mappings: 1024,
             half_open: 1024,
             cache4_sets: 262_144,
             cache6_sets: 262_144,

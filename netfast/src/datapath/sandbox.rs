@@ -202,8 +202,14 @@ fn default_settings() -> Settings {
 }
 
 /// Tables that are large enough for tests, and quickly made.
-pub const SMALL_TABLES: TableSizes =
-    TableSizes { flows: 16_384, half_open: 16_384, mappings: 16_384, cache4_sets: 4096, cache6_sets: 4096, filter_rules: 4096 };
+pub const SMALL_TABLES: TableSizes = TableSizes {
+    flows: 16_384,
+    half_open: 16_384,
+    mappings: 16_384,
+    cache4_sets: 4096,
+    cache6_sets: 4096,
+    filter_rules: 4096,
+};
 
 impl Sandbox {
     /// Moves the calling thread into a network namespace of its own, for good, keeps it on the CPU that it is on (the flow cache is
