@@ -284,9 +284,11 @@ fn a_line_is_not_revived_by_longer_times(bed: &mut Bed) {
 /// One source that floods leaves the others unaffected.
 fn a_source_has_its_quota_of_new_flows(bed: &mut Bed) {
     bed.rules(&format!("{}{}", rules(), forward("dns6", "udp", "[2001:db8::10]:53", "nat", "[fd00::53]:53")));
+    let (data, sent) = bed.connect(CLIENT, WEB.0, WEB.1);
+    // By the quota that is set without a word: what an earlier run of this has left of the tokens is filled up.
+    bed.nat("query", &udp("[2001:db8:1::ffff]:6000", "[2001:db8::10]:53"), "[fd00::53]:53");
     let began = std::time::Instant::now();
     bed.sandbox.configure(|settings| settings.flow_quota = (1, 20));
-    let (data, sent) = bed.connect(CLIENT, WEB.0, WEB.1);
     let mut opened = [0i32; 2];
     for number in 0..200u16 {
         let v4 = udp(&format!("198.51.100.1:{}", 6000 + number), DNS.0);
@@ -309,7 +311,7 @@ fn a_source_has_its_quota_of_new_flows(bed: &mut Bed) {
             bed.nat("another /64", &other, "[fd00::53]:53");
         }
     }
-    // The connection was one of the 20; each second that all this takes is worth one more.
+    // Each second that all this takes is worth one more.
     let most = 21 + began.elapsed().as_secs() as i32;
     assert!(opened.iter().all(|opened| (19..=most).contains(opened)), "{opened:?}, at most {most}");
     assert_eq!(sent.source, bed.nat("flows that the source has are not asked", &data, WEB.1).source);
