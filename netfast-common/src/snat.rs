@@ -69,8 +69,8 @@ const fn native(a: &[u8; 16]) -> [u64; 2] {
     ]
 }
 
-/// Whether the rule speaks of the packet: prefix and both interfaces. Without branches, as [`crate::classify::matches`], for
-/// the same reason.
+/// Whether the rule speaks of the packet: prefix and both interfaces. Without branches, as the search for a
+/// service: the kernel's verifier follows both sides of each branch.
 #[inline(always)]
 pub fn matches(rule: &SnatRule, subject: &Subject) -> bool {
     let (prefix, mask) = (native(&rule.prefix), native(&rule.mask));

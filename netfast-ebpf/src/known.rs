@@ -140,8 +140,7 @@ fn original(
         log::full(ctx, run, scratch);
         return Found::Decided(Outcome::drop(Reason::FlowTableFull));
     }
-    let port = scratch.flow.translated.source_port;
-    Found::Decided(go_on(ctx, run, packet, scratch, way, next, LineKind::Original, port))
+    Found::Decided(go_on(ctx, run, packet, scratch, way, next, LineKind::Original))
 }
 
 #[inline(always)]
@@ -216,10 +215,9 @@ fn reply(
         log::full(ctx, run, scratch);
         return Found::Decided(Outcome::drop(Reason::FlowTableFull));
     }
-    let port = scratch.flow.translated.destination_port;
     // The original direction's filter verdict is older than this rule set: its reply must not be cached as decided anew,
     // but it may pass, for replies of an allowed flow do.
-    Found::Decided(go_on(ctx, run, packet, scratch, way, next, LineKind::Reply, port))
+    Found::Decided(go_on(ctx, run, packet, scratch, way, next, LineKind::Reply))
 }
 
 /// Sends the packet as its flow says, and caches how.
@@ -232,9 +230,12 @@ fn go_on(
     way: &NextHop,
     state: State,
     kind: LineKind,
-    port: [u8; 2],
 ) -> Outcome {
     let flow = &scratch.flow;
+    let port = match kind {
+        LineKind::Reply => flow.translated.destination_port,
+        _ => flow.translated.source_port,
+    };
     // Lines are for TCP and UDP.
     let (mut kind, mut port, mut cacheable) = (kind, port, packet.has_ports());
     if snat::is_snat(flow.target) {

@@ -66,7 +66,7 @@ const OPEN: u32 = 2;
 fn whither(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> u32 {
     // SAFETY: only presence counts.
     let local = unsafe { LOCALS.get(&packet.key.destination) }.is_some();
-    let next = if !(packet.is_query && local) && !snat::is_routable(&packet.key.source, packet.version) {
+    let next = if !(packet.is_query && local || snat::is_routable(&packet.key.source, packet.version)) {
         Next::Done(not_ours(packet, scratch))
     } else if local {
         inbound(ctx, run, packet, scratch)

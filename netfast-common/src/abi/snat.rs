@@ -13,7 +13,7 @@ pub const SNAT_INDEPENDENT: u8 = 1;
 /// An inside prefix of a source NAT rule: element `slot * MAX_SNAT + position` of the map `SNAT`. The first that
 /// matches decides. A rule has one for each of its prefixes.
 ///
-/// As with [`super::FilterRule`] a field matches if `(packet ^ field) & mask == 0`.
+/// A field matches if `(packet ^ field) & mask == 0`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SnatRule {
