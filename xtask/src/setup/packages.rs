@@ -58,6 +58,11 @@ const TEST: &[Package] = &[
         File("/usr/lib/python3/dist-packages/scapy/__init__.py"),
         "builds and judges packets",
     ),
+    Package {
+        services: &["coturn.service"],
+        ..package("coturn", Command("turnutils_natdiscovery"), "a STUN server and client: what NAT is there")
+    },
+    package("stun-client", Command("stun"), "another STUN client"),
     package("systemd", Command("systemd-analyze"), "rates the unit file"),
     package("python3-venv", File("/var/lib/dpkg/info/python3-venv.list"), "holds typos, a lint tool"),
 ];
