@@ -46,10 +46,10 @@ fn sum(parts: &[&[u8]]) -> u16 {
 
 /// The frame of an ICMP error: from `router` to `to`, type, code and second word, and what is inside.
 #[derive(Clone, Debug)]
-struct Error {
-    macs: (Mac, Mac),
+pub struct Error {
+    pub macs: (Mac, Mac),
     tags: Vec<(u16, u16)>,
-    router: IpAddr,
+    pub router: IpAddr,
     to: IpAddr,
     kind: (u8, u8),
     value: u32,
@@ -58,7 +58,7 @@ struct Error {
 }
 
 impl Error {
-    fn frame(&self) -> Frame {
+    pub fn frame(&self) -> Frame {
         let v4 = self.to.is_ipv4();
         let mut message = vec![self.kind.0, self.kind.1, 0, 0];
         message.extend(self.value.to_be_bytes());
@@ -95,7 +95,7 @@ fn packet(frame: &Frame, length: usize) -> Vec<u8> {
 }
 
 /// An error by a router about `frame`, which has left this host; it comes in on the side that the frame went to.
-fn about(frame: &Frame, kind: (u8, u8), value: u32, length: usize) -> Error {
+pub fn about(frame: &Frame, kind: (u8, u8), value: u32, length: usize) -> Error {
     let router = ip(ROUTERS[usize::from(frame.source.is_ipv6())]);
     // As the router has received it: some hops further.
     let inside = packet(&frame.ttl(frame.ttl - 3), length);
@@ -112,7 +112,7 @@ fn about(frame: &Frame, kind: (u8, u8), value: u32, length: usize) -> Error {
 }
 
 /// The error as it must leave: from `source`, about `frame` as its sender knows it.
-fn translated(error: &Error, frame: &Frame, source: IpAddr, from: Mac, length: usize) -> Frame {
+pub fn translated(error: &Error, frame: &Frame, source: IpAddr, from: Mac, length: usize) -> Frame {
     let mut expected = error.clone();
     expected.macs = (from, frame.from);
     expected.router = source;
@@ -180,7 +180,7 @@ fn unreachable(frame: &Frame) -> (u8, u8) {
 }
 
 #[track_caller]
-fn leaves(bed: &mut Bed, what: &str, on: u32, error: &Error, expected: &Frame) {
+pub fn leaves(bed: &mut Bed, what: &str, on: u32, error: &Error, expected: &Frame) {
     let frame = error.frame();
     assert_eq!(Sum::Right, checksums::of(&frame.bytes()).transport, "{what}: as built");
     assert_eq!(Sum::Right, checksums::of(&expected.bytes()).transport, "{what}: as expected");

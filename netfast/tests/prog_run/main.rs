@@ -25,6 +25,7 @@ mod peers;
 mod policy;
 mod random;
 mod snat;
+mod snat_icmp;
 mod swaps;
 mod tracking;
 
@@ -45,4 +46,5 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     policy::SCENARIOS,
     tracking::SCENARIOS,
     snat::SCENARIOS,
+    snat_icmp::SCENARIOS,
 ];

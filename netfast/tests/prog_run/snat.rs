@@ -29,17 +29,17 @@ scenarios! {
 }
 
 /// The gateway outside and the inside hosts, by MAC address.
-const GATEWAY: Mac = [0x02, 0, 0, 0, 0, 0xfe];
-const HOSTS: [(&str, Mac); 4] = [
+pub const GATEWAY: Mac = [0x02, 0, 0, 0, 0, 0xfe];
+pub const HOSTS: [(&str, Mac); 4] = [
     ("10.1.0.5", [0x02, 0, 0, 1, 0, 5]),
     ("10.1.0.6", [0x02, 0, 0, 1, 0, 6]),
     ("fd01::5", [0x02, 0, 0, 1, 6, 5]),
     ("fd01::6", [0x02, 0, 0, 1, 6, 6]),
 ];
-const EXTERNAL: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+pub const EXTERNAL: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
 /// A LAN with a way out: inside by the clients' side, outside by the targets' side.
-fn in_lan(bed: &mut Bed, scenario: impl FnOnce(&mut Bed)) {
+pub fn in_lan(bed: &mut Bed, scenario: impl FnOnce(&mut Bed)) {
     let [[c0, c1, c2, c3, c4, c5], [t0, t1, t2, t3, t4, t5]] = [CLIENT_SIDE.1, TARGET_SIDE.1];
     let mac = |m: [u8; 6]| m.map(|byte| format!("{byte:02x}")).join(":");
     // Other scenarios leave addresses behind.
@@ -107,7 +107,7 @@ fn forwarding(on: &str) {
 }
 
 /// A rule for both IP versions.
-fn rule(more: &str) -> String {
+pub fn rule(more: &str) -> String {
     format!(
         "[[snat]]\nname = \"lan\"\nfrom = [\"10.1.0.0/16\", \"fd01::/64\"]\nto = [\"{}\", \"{}\"]\n{more}\n",
         EXTERNAL[0], EXTERNAL[1]
@@ -115,24 +115,24 @@ fn rule(more: &str) -> String {
 }
 
 /// MAC address of an inside host.
-fn mac(address: IpAddr) -> Mac {
+pub fn mac(address: IpAddr) -> Mac {
     let found = HOSTS.iter().find(|(host, _)| address == host.parse::<IpAddr>().unwrap());
     found.map_or(GATEWAY, |(_, mac)| *mac)
 }
 
 /// A frame of an inside host.
-fn from_inside(frame: Frame) -> Frame {
+pub fn from_inside(frame: Frame) -> Frame {
     Frame { to: CLIENT_SIDE.1, from: mac(frame.source.ip()), ..frame }
 }
 
 /// A frame that comes from the outside.
-fn from_outside(frame: Frame) -> Frame {
+pub fn from_outside(frame: Frame) -> Frame {
     Frame { to: TARGET_SIDE.1, from: GATEWAY, ..frame }
 }
 
 /// Expects that the frame leaves by the external address; returns it as it left.
 #[track_caller]
-fn out(bed: &mut Bed, what: &str, frame: &Frame) -> Frame {
+pub fn out(bed: &mut Bed, what: &str, frame: &Frame) -> Frame {
     let ran = bed.run(what, CLIENT_SIDE.0, &frame.bytes());
     assert_eq!((Some(Redirect), Some(Forwarded)), (ran.verdict(), ran.reason()), "{what}");
     let own = EXTERNAL[usize::from(frame.source.is_ipv6())].parse().unwrap();
@@ -144,7 +144,7 @@ fn out(bed: &mut Bed, what: &str, frame: &Frame) -> Frame {
 
 /// Expects that a frame from the outside gets to the inside endpoint `to`.
 #[track_caller]
-fn gets_in(bed: &mut Bed, what: &str, frame: &Frame, to: SocketAddr, reason: netfast_common::Reason) {
+pub fn gets_in(bed: &mut Bed, what: &str, frame: &Frame, to: SocketAddr, reason: netfast_common::Reason) {
     let expected = frame.forwarded(CLIENT_SIDE.1, mac(to.ip()), frame.source, to);
     bed.leaves(what, TARGET_SIDE.0, frame, Redirect, reason, &expected);
 }
@@ -283,7 +283,7 @@ fn hairpin(bed: &mut Bed) {
 }
 
 /// An echo request or reply with an identifier and the right checksum.
-fn echo(source: &str, destination: &str, kind: u8, identifier: u16) -> Frame {
+pub fn echo(source: &str, destination: &str, kind: u8, identifier: u16) -> Frame {
     let (source, destination): (IpAddr, IpAddr) = (source.parse().unwrap(), destination.parse().unwrap());
     let mut body = vec![kind, 0, 0, 0];
     body.extend(identifier.to_be_bytes());
