@@ -113,6 +113,30 @@ pub fn iperf3(namespace: &Namespace) -> Result<Process> {
     Ok(server)
 }
 
+/// coturn's server in `namespace`, on ports 3478 and 3479 of two addresses, as RFC 5780 asks for.
+pub fn stun_server(namespace: &Namespace, dir: &Path, addresses: [&str; 2]) -> Result<Process> {
+    let mut command = namespace.command("turnserver");
+    // No configuration file, no TURN, nobody has to give a name, and all files in the test's own folder.
+    command.args([
+        "-n",
+        "--stun-only",
+        "--no-auth",
+        "--no-cli",
+        "--no-tls",
+        "--no-dtls",
+        "--log-file=stdout",
+    ]);
+    command.arg(format!("--userdb={}", dir.join("turndb").display()));
+    command.arg(format!("--pidfile={}", dir.join("turnserver.pid").display()));
+    command.args(addresses.map(|address| format!("--listening-ip={address}")));
+    let mut server = namespace.spawn("turnserver", &mut command)?;
+    server.wait_ready(START, || {
+        let answer = namespace.run(&["turnutils_natdiscovery", "-m", addresses[0]]);
+        Ok(answer.is_ok_and(|text| text.contains("UDP reflexive addr")).then_some(()))
+    })?;
+    Ok(server)
+}
+
 /// The SHA-256 of a file.
 pub fn hash(path: &Path) -> Result<String> {
     let text = output(Command::new("sha256sum").arg(path), "sha256sum")?;

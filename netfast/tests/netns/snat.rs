@@ -66,3 +66,60 @@ fn inside_hosts_reach_the_outside_by_the_external_address() -> Result<()> {
     assert_eq!(TARGETS[0], seen(&answer), "{answer}");
     world.sound().context("at the end")
 }
+
+/// What two STUN clients (RFC 5780, RFC 3489) of an inside host say of the NAT before them.
+fn discovered(inside: &Namespace) -> Result<(String, String)> {
+    let coturn = inside.run(&["turnutils_natdiscovery", "-m", "-f", CLIENT])?;
+    // Its status is the kind of NAT.
+    let stun = inside.run(&["sh", "-c", &format!("stun {CLIENT} || true")])?;
+    Ok((coturn, stun))
+}
+
+/// RFC 4787 REQ-1, REQ-8 and REQ-9, and as a control the kernel's NAT, which is endpoint-independent as long as it keeps
+/// ports and is not where it draws them.
+#[test]
+fn stun_clients_find_endpoint_independent_mapping() -> Result<()> {
+    const INDEPENDENT: (&str, &str) = ("NAT with Endpoint Independent Mapping!", "Independent Mapping");
+    const DEPENDENT: (&str, &str) = ("NAT with Address and Port Dependent Mapping!", "Dependent Mapping");
+    let is = |(coturn, stun): &(String, String), kind: (&str, &str)| {
+        let primary = format!("Primary: {}", kind.1);
+        ensure!(coturn.contains(kind.0) && stun.contains(&primary), "no {kind:?} in\n{coturn}\n{stun}");
+        Ok(())
+    };
+    need!("turnserver", "turnutils_natdiscovery", "stun", "nft", "ping");
+    let mut world = start("stun", "")?;
+    let second = "198.51.100.3";
+    world.client.address("eth0", &format!("{second}/24"))?;
+    world.servers.push(peers::stun_server(&world.client, world.bed.dir(), [CLIENT, second])?);
+    let inside = &world.targets[0];
+    // The first packet waits for neighbours, and one of the clients does not ask twice.
+    wait_for("the way out", PATIENCE, || {
+        Ok(inside.run(&["ping", "-c", "1", "-W", "1", CLIENT]).ok().map(drop))
+    })?;
+
+    let found = discovered(inside)?;
+    is(&found, INDEPENDENT).context("netfast")?;
+    let (coturn, stun) = &found;
+    ensure!(coturn.contains(&format!("UDP reflexive addr: {SERVICE}:")), "{coturn}");
+    ensure!(coturn.contains("NAT with Address and Port Dependent Filtering!"), "{coturn}");
+    ensure!(stun.contains("Port Dependent Filter") && stun.contains("will hairpin"), "{stun}");
+    world.netfast("snat delete lan")?;
+    world.netfast(&format!(
+        "snat add open --from 10.0.0.0/16 --to {SERVICE} --out wan0 --filtering endpoint-independent"
+    ))?;
+    let found = discovered(inside)?;
+    is(&found, INDEPENDENT).context("netfast, filtering endpoint-independent")?;
+    ensure!(found.0.contains("NAT with Endpoint Independent Filtering!"), "{}", found.0);
+    world.netfast("snat delete open")?;
+
+    for (rule, kind) in [("masquerade", INDEPENDENT), ("masquerade fully-random", DEPENDENT)] {
+        let table = format!(
+            "add table ip nat; add chain ip nat out {{ type nat hook postrouting priority srcnat; }}; \
+             add rule ip nat out oifname wan0 {rule}"
+        );
+        world.host.run(&["nft", &table])?;
+        is(&discovered(inside)?, kind).context(rule)?;
+        world.host.run(&["nft", "delete", "table", "ip", "nat"])?;
+    }
+    world.sound()
+}
