@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{Event, EventKind, HOP_VALID, HopKey, HopKeyKind, NextHop, VlanKey},
+    abi::{EventKind, HOP_VALID, HopKey, HopKeyKind, NextHop, VlanKey},
     addr,
     wire::Packet,
 };
@@ -15,7 +15,7 @@ use netfast_common::{
 use crate::{
     maps::{EVENTS, HOP_FREE, HOP_INDEX, NEXT_HOPS, VLAN_LINKS, VLANS},
     run::Run,
-    scratch::Scratch,
+    scratch::{self, Scratch},
 };
 
 const AF_INET: u8 = 2;
@@ -35,16 +35,28 @@ pub fn usable(index: u16) -> Result<&'static NextHop, Reason> {
     // SAFETY: array elements live as long as the program; the agent stores words that are read whole.
     let hop = unsafe { &*hop };
     if hop.flags & HOP_VALID == 0 {
-        tell(EventKind::HopUnresolved, index as u32, &HopKey::default());
+        tell(EventKind::HopUnresolved, index as u32, None);
         return Err(Reason::HopUnresolved);
     }
     Ok(hop)
 }
 
-/// Tells the agent; a full ring buffer loses the event, and the next packet tells it again.
+/// Tells the agent; a full ring buffer loses the event, and the next packet tells it again. The record is written where the
+/// agent reads it: the stack has no room for it.
 #[inline(always)]
-fn tell(kind: EventKind, hop: u32, key: &HopKey) {
-    let _ = EVENTS.output(Event { kind: kind as u32, hop, key: *key }, 0);
+fn tell(kind: EventKind, hop: u32, key: Option<&HopKey>) {
+    let Some(mut event) = EVENTS.reserve(0) else { return };
+    let to = event.as_mut_ptr();
+    // SAFETY: the record is as large as its type, and is written whole before it is submitted.
+    unsafe {
+        (&raw mut (*to).kind).write(kind as u32);
+        (&raw mut (*to).hop).write(hop);
+        match key {
+            Some(key) => scratch::copy(&raw mut (*to).key, key),
+            None => scratch::clear(&raw mut (*to).key),
+        }
+    }
+    event.submit(0);
 }
 
 /// Index of the next hop towards the client; 0 if there is none. `from_client`: the packet in work comes from it, else it
@@ -91,8 +103,12 @@ fn look_up(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch, 
     };
     let l3_ifindex = l3_interface(run.ifindex, packet.vlan);
     let params = &mut scratch.fib;
-    // SAFETY: all bit patterns, zero among them, are values of this C struct of integers.
-    *params = unsafe { core::mem::zeroed() };
+    // SAFETY: all bit patterns, zero among them, are values of these structs of integers.
+    unsafe {
+        scratch::clear(params);
+        scratch::clear(&mut scratch.hop_key);
+        scratch::clear(&mut scratch.hop);
+    }
     params.ifindex = l3_ifindex;
     // The client's IP version, which need not be that of the packet: the target may speak the other one.
     if addr::is_v4(client) {
@@ -109,8 +125,6 @@ fn look_up(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch, 
     // SAFETY: the context is valid, `params` is as long as said.
     let answer = unsafe { bpf_fib_lookup(ctx.ctx.cast(), params, size_of::<FibParams>() as i32, 0) };
     let key = &mut scratch.hop_key;
-    *key = HopKey::default();
-    scratch.hop = NextHop::default();
     if answer == FIB_SUCCESS || answer == FIB_NO_NEIGHBOUR {
         key.ifindex = params.ifindex;
         key.kind = HopKeyKind::Address as u32;
@@ -128,12 +142,12 @@ fn look_up(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch, 
         }
         describe(key.ifindex, &mut scratch.hop);
         if answer == FIB_SUCCESS {
-            scratch.hop.destination = params.dmac;
-            scratch.hop.source = params.smac;
+            put_mac(&mut scratch.hop.destination, &params.dmac);
+            put_mac(&mut scratch.hop.source, &params.smac);
             scratch.hop.flags = HOP_VALID;
         } else if from_client && key.ifindex == l3_ifindex {
-            scratch.hop.destination = packet.source_mac;
-            scratch.hop.source = run.interface.mac;
+            put_mac(&mut scratch.hop.destination, &packet.source_mac);
+            put_mac(&mut scratch.hop.source, &run.interface.mac);
             scratch.hop.flags = HOP_VALID;
         }
     } else if from_client {
@@ -145,15 +159,26 @@ fn look_up(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch, 
         if let Some(index) = known(key) {
             return index;
         }
-        scratch.hop.destination = packet.source_mac;
+        put_mac(&mut scratch.hop.destination, &packet.source_mac);
         scratch.hop.vlan = packet.vlan;
-        scratch.hop.source = run.interface.mac;
+        put_mac(&mut scratch.hop.source, &run.interface.mac);
         scratch.hop.ifindex = run.ifindex;
         scratch.hop.flags = HOP_VALID;
     } else {
         return 0;
     }
     learn(scratch)
+}
+
+/// Byte by byte and volatile, or it becomes a call of `memmove`.
+#[inline(always)]
+fn put_mac(to: &mut [u8; 6], from: &[u8; 6]) {
+    let mut i = 0;
+    while i < 6 {
+        // SAFETY: elements of arrays that are borrowed.
+        unsafe { (&raw mut to[i]).write_volatile(from[i]) };
+        i += 1;
+    }
 }
 
 #[inline(always)]
@@ -218,11 +243,11 @@ fn learn(scratch: &mut Scratch) -> u16 {
     let Ok(Some(index)) = HOP_FREE.pop() else { return 0 };
     let Some(slot) = NEXT_HOPS.get_ptr_mut(index) else { return 0 };
     // SAFETY: nobody else knows the index yet.
-    unsafe { *slot = scratch.hop };
+    unsafe { scratch::copy(slot, &scratch.hop) };
     if HOP_INDEX.insert(&scratch.hop_key, index, BPF_NOEXIST as u64).is_err() {
         let _ = HOP_FREE.push(index, BPF_ANY as u64);
         return known(&scratch.hop_key).unwrap_or(0);
     }
-    tell(EventKind::HopLearned, index, &scratch.hop_key);
+    tell(EventKind::HopLearned, index, Some(&scratch.hop_key));
     index as u16
 }

@@ -96,3 +96,36 @@ impl Scratch {
         State::from_number(unsafe { core::ptr::read_volatile(&self.state) } as u8)
     }
 }
+
+/// Sets everything at `place` to zero, a word at a time. An assignment may become a call of `memset`, which has a stack of its
+/// own: before Linux 6.9 one of 32 bytes.
+///
+/// # Safety
+///
+/// `place` is valid for writes and aligned to 4, zeros are a value of `T`, and its size is a multiple of 4.
+#[inline(always)]
+pub unsafe fn clear<T>(place: *mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(4)) };
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: as the caller says. Volatile, so that it stays what it is.
+        unsafe { place.cast::<u32>().add(i).write_volatile(0) };
+        i += 1;
+    }
+}
+
+/// Copies `from` to `place`, a word at a time: see [`clear`].
+///
+/// # Safety
+///
+/// As for [`clear`]; `T` has no padding.
+#[inline(always)]
+pub unsafe fn copy<T: Copy>(place: *mut T, from: *const T) {
+    const { assert!(size_of::<T>().is_multiple_of(4) && align_of::<T>() >= 4) };
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: as the caller says. Volatile, so that it stays what it is.
+        unsafe { place.cast::<u32>().add(i).write_volatile(from.cast::<u32>().add(i).read()) };
+        i += 1;
+    }
+}
