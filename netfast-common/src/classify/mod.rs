@@ -238,14 +238,15 @@ pub fn walk<const V6: bool, const SIDE: bool>(
 fn descend(cell: &FilterCell, subject: &Subject) -> u32 {
     let fields = cell.words[7];
     let above = |node: usize| -> usize {
-        let threshold = cell.words[node & 7] as u64;
+        // Opaque, or LLVM proves the mask needless by what Linux 6.1 does not know, and it refuses the access.
+        let threshold = cell.words[core::hint::black_box(node) & 7] as u64;
         let field = (fields >> (4 * node)) & 15;
         (threshold.wrapping_sub(subject.words[field as usize]) >> 63) as usize
     };
     let a = above(0);
     let b = above(1 + a);
     let c = above(3 + 2 * a + b);
-    cell.words[8 + ((4 * a + 2 * b + c) & 7)]
+    cell.words[8 + (core::hint::black_box(4 * a + 2 * b + c) & 7)]
 }
 
 /// 1 if a number is outside of a range. All are below 2^32.
