@@ -17,6 +17,9 @@ pub struct Outcome(u32);
 /// Marks an [`Outcome`] that `netfast_family` decides.
 const FAMILY: u32 = 1 << 30;
 
+/// Marks an [`Outcome`] that `netfast_fragment` makes.
+const FRAGMENT: u32 = 1 << 29;
+
 impl Outcome {
     /// Any verdict.
     #[inline(always)]
@@ -51,6 +54,15 @@ impl Outcome {
 
     /// Sent on in the other IP version, by `netfast_family`.
     pub const FAMILY: Self = Self(FAMILY);
+
+    /// Sent and noted for the fragments after it, by `netfast_fragment`: the first fragment of a datagram.
+    pub const FRAGMENT: Self = Self(FRAGMENT);
+
+    /// Whether it is [`Outcome::FRAGMENT`].
+    #[inline(always)]
+    pub const fn is_fragment(self) -> bool {
+        self.0 == FRAGMENT
+    }
 
     /// Whether it is [`Outcome::FAMILY`].
     #[inline(always)]

@@ -11,12 +11,15 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_ICMP, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW, TAIL_SNAT},
+    abi::{
+        TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_FRAGMENT, TAIL_ICMP, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW,
+        TAIL_SNAT,
+    },
 };
 
 use crate::{
     account::{self, Outcome, UNKNOWN_ROW},
-    error, family, frame, hot,
+    error, family, fragment, frame, hot,
     maps::{CLOCK, PROGRAMS},
     run::{self, Run},
     slow::{self, Step},
@@ -82,6 +85,12 @@ pub fn netfast_family(ctx: XdpContext) -> u32 {
     go(&ctx, family::packet)
 }
 
+/// Fragments that follow the flow of their first one.
+#[xdp(frags)]
+pub fn netfast_fragment(ctx: XdpContext) -> u32 {
+    go(&ctx, fragment::packet)
+}
+
 /// Takes a step, and goes on as it says.
 #[inline(always)]
 fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
@@ -90,6 +99,7 @@ fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
     let outcome = match step(ctx, &run) {
         Step::Done(outcome) => match outcome.request() {
             None if outcome.is_family() => follow(ctx, TAIL_FAMILY),
+            None if outcome.is_fragment() => follow(ctx, TAIL_FRAGMENT),
             None => outcome,
             Some(request) => {
                 error::ask(request);
@@ -101,6 +111,7 @@ fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
         Step::New => follow(ctx, TAIL_NEW),
         Step::Icmp => follow(ctx, TAIL_ICMP),
         Step::Snat => follow(ctx, TAIL_SNAT),
+        Step::Fragment => follow(ctx, TAIL_FRAGMENT),
     };
     account::finish(run.row, bytes, outcome)
 }

@@ -30,6 +30,8 @@ mod family;
 #[cfg(target_arch = "bpf")]
 mod family_icmp;
 #[cfg(target_arch = "bpf")]
+mod fragment;
+#[cfg(target_arch = "bpf")]
 mod frame;
 #[cfg(target_arch = "bpf")]
 mod hops;

@@ -10,8 +10,9 @@ use netfast_common::{
     Reason, Verdict,
     abi::{
         self, AllowEntry, CacheSet4, CacheSet6, Config, Echo, Event, FilterCell, FilterEntry, FilterHead,
-        FilterRate, Flow, FlowKey, Forward, HopKey, Interface, InterfaceAddress, MaglevCell, NextHop,
-        RuleSet, Service, SnatKey, SnatMapping, SnatRule, Target, Traffic, VlanKey, VlanLink,
+        FilterRate, Flow, FlowKey, Forward, FragmentFlow, FragmentKey, HopKey, Interface, InterfaceAddress,
+        MaglevCell, NextHop, RuleSet, Service, SnatKey, SnatMapping, SnatRule, Target, Traffic, VlanKey,
+        VlanLink,
     },
     echo::{BUCKETS_PER_SET, Bucket},
 };
@@ -136,6 +137,10 @@ pub static FLOWS: HashMap<FlowKey, Flow, 524_288> = HashMap::new();
 /// Flows that were seen one way only or whose handshake is not done. Program writes, agent sweeps; sized by the agent.
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<FlowKey, Flow, 131_072> = LruHashMap::new();
+
+/// Fragmented datagrams on their way. Program writes and reads.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentFlow, 16_384> = LruHashMap::new();
 
 /// Flow cache, IPv4: a part per CPU. Program writes and reads; sized by the agent.
 #[btf_map]

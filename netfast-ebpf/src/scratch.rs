@@ -3,7 +3,7 @@
 use crate::classify::Question;
 use aya_ebpf::bindings::bpf_fib_lookup;
 use netfast_common::{
-    abi::{Flow, FlowKey, HopKey, NextHop},
+    abi::{Flow, FlowKey, FragmentFlow, FragmentKey, HopKey, NextHop},
     classify::{Subject, Walk},
     flow::State,
     snat::Work,
@@ -54,6 +54,10 @@ pub struct Scratch {
     pub fib: bpf_fib_lookup,
     /// A source NAT mapping.
     pub mapping: Work,
+    /// A fragmented datagram.
+    pub fragment_key: FragmentKey,
+    /// What is noted of it.
+    pub fragment: FragmentFlow,
     /// What [`crate::snat`] has decided.
     pub decided: Outcome,
     /// Position of the source NAT rule.

@@ -33,6 +33,8 @@ pub enum Step {
     Icmp,
     /// To [`snat_packet`].
     Snat,
+    /// To [`crate::fragment::packet`].
+    Fragment,
 }
 
 /// Reads a frame, and describes it in the working memory for the programs that go on.
@@ -63,8 +65,14 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
             _ => {}
         }
     }
-    if packet.destination_mac == run.interface.mac && packet.has_flow() {
-        return Step::Known;
+    if packet.destination_mac == run.interface.mac {
+        if packet.has_flow() || follows(run, packet) {
+            return Step::Known;
+        }
+        if packet.fragment == Fragment::Later && run.config.policies[PolicyClass::Fragment as usize] == ACCEPT
+        {
+            return Step::Fragment;
+        }
     }
     let icmp = if packet.version == 4 { wire::ICMP4 } else { wire::ICMP6 };
     if packet.destination_mac == run.interface.mac
@@ -139,7 +147,8 @@ pub fn new_packet(ctx: &XdpContext, run: &Run) -> Step {
         return Step::Filter;
     }
     // Not worth a tail call where there is no such rule.
-    let wanted = RULE_SETS.get(run.slot()).is_some_and(|rules| rules.snats != 0) && packet.has_flow();
+    let wanted = RULE_SETS.get(run.slot()).is_some_and(|rules| rules.snats != 0)
+        && (packet.has_flow() || follows(run, packet));
     allowed_packet(ctx, run, packet, scratch, wanted)
 }
 
@@ -150,6 +159,14 @@ pub fn snat_packet(ctx: &XdpContext, run: &Run) -> Step {
     // SAFETY: as above.
     let Memory { packet, scratch } = unsafe { &mut *memory };
     snat::packet(ctx, run, packet, scratch)
+}
+
+/// Whether a packet is the first fragment of a datagram and goes the way of its flow.
+#[inline(always)]
+fn follows(run: &Run, packet: &Packet) -> bool {
+    packet.fragment == Fragment::First
+        && packet.has_ports()
+        && run.config.policies[PolicyClass::Fragment as usize] == ACCEPT
 }
 
 /// See [`new_packet`]. `snat_wanted`: a packet to no service may be one of source NAT.
@@ -168,7 +185,9 @@ fn allowed_packet(
         return Step::Done(Outcome::pass(Reason::NotOurMac));
     }
     if packet.fragment == Fragment::Later {
-        return Step::Done(by_policy(run, PolicyClass::Fragment, Reason::Fragment));
+        let unknown = run.config.policies[PolicyClass::Fragment as usize] == ACCEPT;
+        let reason = if unknown { Reason::FragmentUnknown } else { Reason::Fragment };
+        return Step::Done(by_policy(run, PolicyClass::Fragment, reason));
     }
     if !packet.has_ports() {
         return if snat_wanted { Step::Snat } else { Step::Done(Outcome::pass(Reason::NotTcpUdp)) };
@@ -185,7 +204,7 @@ fn allowed_packet(
         }));
     }
     let (kind, index) = ((found >> 16) as u8, found as u16);
-    if packet.fragment == Fragment::First {
+    if packet.fragment == Fragment::First && !(follows(run, packet) && kind == ServiceKind::Forward as u8) {
         return Step::Done(by_policy(run, PolicyClass::Fragment, Reason::FragmentedService));
     }
     if packet.is_unspecified() {

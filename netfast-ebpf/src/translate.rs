@@ -8,7 +8,7 @@ use netfast_common::{
     answer::Answer,
     checksum::Delta,
     family, rewrite,
-    wire::{Packet, UDP},
+    wire::{Fragment, Packet, UDP},
 };
 
 use crate::{
@@ -58,7 +58,8 @@ pub const fn too_big(packet: &Packet, mtu: u16) -> Outcome {
 }
 
 /// Sends `packet` with the addresses and ports of `new` by `next_hop`, which [`way`] has found. `direction`: see
-/// `flow::ORIGINAL`. To another IP version `netfast_family` sends it, by what stands in `scratch.flow`.
+/// `flow::ORIGINAL`. To another IP version `netfast_family` sends it, a fragment `netfast_fragment`, by what stands in
+/// `scratch.flow`.
 #[inline(always)]
 pub fn forward(
     ctx: &XdpContext,
@@ -71,6 +72,9 @@ pub fn forward(
 ) -> Outcome {
     if crosses(packet, &new.destination) {
         return Outcome::FAMILY;
+    }
+    if packet.fragment != Fragment::No {
+        return Outcome::FRAGMENT;
     }
     let length = frame::length(ctx);
     let l3 = packet.l3 as usize & 0x1f;
@@ -108,15 +112,17 @@ pub fn ports_of(key: &FlowKey) -> u32 {
     u32::from_ne_bytes([s[0], s[1], d[0], d[1]])
 }
 
+/// New addresses and ports, TTL and checksums of an IPv4 packet.
 #[inline(always)]
-fn put4(ctx: &XdpContext, packet: &Packet, new: &FlowKey, l3: usize) -> Option<()> {
+pub fn put4(ctx: &XdpContext, packet: &Packet, new: &FlowKey, l3: usize) -> Option<()> {
     let mut header = Header::<20>::at(ctx, l3)?;
     let pseudo = rewrite::ipv4(&mut header, word4(&new.source), word4(&new.destination));
     put_transport(ctx, packet, new, pseudo)
 }
 
+/// Likewise of IPv6.
 #[inline(always)]
-fn put6(ctx: &XdpContext, packet: &Packet, new: &FlowKey, l3: usize) -> Option<()> {
+pub fn put6(ctx: &XdpContext, packet: &Packet, new: &FlowKey, l3: usize) -> Option<()> {
     let mut header = Header::<40>::at(ctx, l3)?;
     let pseudo = rewrite::ipv6(&mut header, words(&new.source), words(&new.destination));
     put_transport(ctx, packet, new, pseudo)

@@ -84,7 +84,7 @@ pub enum Policy {
     Pass = 0,
     /// Dropped.
     Drop = 1,
-    /// Treated as any other packet.
+    /// Treated as any other packet; fragments: as their first one.
     Accept = 2,
 }
 
@@ -100,7 +100,7 @@ pub enum PolicyClass {
     SourceRoute = 2,
     /// IPv6 extension headers beyond the number that is walked, or of an unknown kind.
     Ipv6Extensions = 3,
-    /// Fragments: all but the first, which have no ports.
+    /// Fragments to this host's MAC address. [`Policy::Accept`]: they follow the flow of their first fragment.
     Fragment = 4,
     /// A first fragment too short for its transport header (RFC 3128).
     TinyFragment = 5,
@@ -143,6 +143,7 @@ impl PolicyClass {
     pub const fn choices(self) -> &'static [(&'static str, Policy)] {
         match self {
             Self::IpOptions => &[("accept", Policy::Accept), ("pass", Policy::Pass), ("drop", Policy::Drop)],
+            Self::Fragment => &[("pass", Policy::Pass), ("drop", Policy::Drop), ("follow", Policy::Accept)],
             _ => &[("pass", Policy::Pass), ("drop", Policy::Drop)],
         }
     }

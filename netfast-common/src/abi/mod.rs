@@ -11,6 +11,7 @@ mod config;
 mod counters;
 mod filter;
 mod flow;
+mod fragment;
 mod hop;
 mod rules;
 mod snat;
@@ -29,6 +30,7 @@ pub use flow::{
     CacheLine4, CacheLine6, CacheSet4, CacheSet6, Flow, FlowKey, LineKind, line_tail, tail_generation,
     tail_kind, tail_port, tail_stamp,
 };
+pub use fragment::{FRAGMENT_SECONDS, FragmentFlow, FragmentKey};
 pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, InterfaceAddress, NextHop, VlanKey, VlanLink};
 pub use rules::{
     AllowEntry, Echo, Forward, MAGLEV_PER_CELL, MaglevCell, Mode, RuleSet, Service, ServiceKind, Target,
@@ -80,6 +82,8 @@ pub const TAIL_ERROR: u32 = 5;
 pub const TAIL_SNAT: u32 = 6;
 /// Element of the map `PROGRAMS`: the program `netfast_family`.
 pub const TAIL_FAMILY: u32 = 7;
+/// Element of the map `PROGRAMS`: the program `netfast_fragment`.
+pub const TAIL_FRAGMENT: u32 = 8;
 /// Elements of the map `PROGRAMS`.
 pub const TAIL_SLOTS: u32 = 16;
 /// The programs that tail calls lead to, with their elements of `PROGRAMS`.
@@ -92,6 +96,7 @@ pub const TAIL_CALLS: &[(u32, &str)] = &[
     (TAIL_ERROR, "netfast_error"),
     (TAIL_SNAT, "netfast_snat"),
     (TAIL_FAMILY, "netfast_family"),
+    (TAIL_FRAGMENT, "netfast_fragment"),
 ];
 /// Inside prefixes over all source NAT rules.
 pub const MAX_SNAT: u32 = 256;

@@ -167,8 +167,17 @@ fn a_change_that_fails_changes_nothing() -> Result<()> {
     let cases = [
         // Two forwards at one address, the first of which alone would be fine.
         (good.clone() + &forward("twin", "udp", &service, &["10.0.1.11:1"]), 3, "twin"),
-        // Another IP version behind than in front.
-        (good.clone() + &forward("mixed", "tcp", "192.0.2.10:99", &["[2001:db8:1::11]:99"]), 3, "mixed"),
+        // Another IP version behind than in front, with the client's address.
+        (
+            good.clone()
+                + &forward("mixed", "tcp", "192.0.2.10:99", &["[2001:db8:1::11]:99"]).replacen(
+                    "[[forward]]\n",
+                    "[[forward]]\nmode = \"dnat\"\n",
+                    1,
+                ),
+            3,
+            "mixed",
+        ),
         // An interface that is not there.
         (good.clone() + "[[filter]]\naction = \"drop\"\ninterface = \"eth77\"\n", 3, "eth77"),
         // 22: more than fits.

@@ -12,6 +12,7 @@ mod filter;
 mod filter_actions;
 mod flows;
 mod forward;
+mod fragments;
 mod frames;
 mod hops;
 mod icmp;
