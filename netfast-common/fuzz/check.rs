@@ -49,6 +49,17 @@ fn places(frame: &[u8], packet: &Packet) {
         assert!(l4 + if packet.key.protocol == UDP { 8 } else { 20 } <= frame.len(), "{packet:?}");
         assert_eq!(frame[l4..l4 + 2], packet.key.source_port);
         assert_eq!(frame[l4 + 2..l4 + 4], packet.key.destination_port);
+    } else if packet.is_query {
+        assert!(packet.fragment != Fragment::Later && l4 + 8 <= frame.len(), "{packet:?}");
+        // RFC 792, RFC 4443 4: the asking side's identifier.
+        let identifier = &frame[l4 + 4..l4 + 6];
+        let asks = matches!((packet.key.protocol, frame[l4]), (wire::ICMP4, 8) | (wire::ICMP6, 128));
+        let (asking, asked) = if asks {
+            (packet.key.source_port, packet.key.destination_port)
+        } else {
+            (packet.key.destination_port, packet.key.source_port)
+        };
+        assert_eq!((identifier, [0, 0]), (&asking[..], asked), "{packet:?}");
     } else {
         assert_eq!((0, 0), (packet.source_port(), packet.destination_port()), "payload is no header");
     }
