@@ -133,13 +133,10 @@ fn make_checksum(ctx: &XdpContext, packet: &Packet, pseudo: Delta, scratch: &mut
         at += CHUNK;
         chunks += 1;
     }
-    // Masked as well as compared: Linux 6.12 forgets the comparison on the way to the call.
-    let left = core::hint::black_box(datagram - at);
-    if left < CHUNK && left & (CHUNK - 1) != 0 {
-        let left = core::hint::black_box(left) & (CHUNK - 1);
-        if left == 0 {
-            return None;
-        }
+    let left = datagram - at;
+    if left != 0 && left < CHUNK {
+        // From 1 to `CHUNK` by arithmetic: older kernels forget a comparison on the way to the call.
+        let left = (core::hint::black_box(left - 1) & (CHUNK - 1)) + 1;
         // What is behind the last byte must not be of the part before. Volatile, or it becomes a loop over bytes.
         let mut i = 0;
         while i < CHUNK / 8 {
