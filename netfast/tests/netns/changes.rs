@@ -159,11 +159,15 @@ fn a_change_that_fails_changes_nothing() -> Result<()> {
     let before = (world.netfast("export")?, world.agent.status()?.revision, world.agent.status()?.generation);
     let file = world.bed.dir().join("bad.toml");
     let good = forward("udp", "udp", &service, &[&format!("{}:5000", TARGETS[1])]);
-    let many: String = (0..20_000)
-        .map(|number: u32| {
-            format!("[[filter]]\naction = \"drop\"\nsrc = \"10.{}.{}.0/24\"\n", number / 256, number % 256)
-        })
-        .collect();
+    // Each pair of prefixes is a match of its own, and no two are neighbours that could be one.
+    let prefixes = |first: u8| -> Vec<String> {
+        (0..500).map(|n: u32| format!("\"{first}.{}.{}.0/24\"", n / 100, n % 100 * 2)).collect()
+    };
+    let many = format!(
+        "[[filter]]\naction = \"drop\"\nsrc = [{}]\ndst = [{}]\n",
+        prefixes(10).join(","),
+        prefixes(11).join(",")
+    );
     let cases = [
         // Two forwards at one address, the first of which alone would be fine.
         (good.clone() + &forward("twin", "udp", &service, &["10.0.1.11:1"]), 3, "twin"),

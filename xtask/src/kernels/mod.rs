@@ -278,10 +278,10 @@ fn counts(host: &[(String, u32)], outcomes: &[(&str, Outcome)]) -> String {
     for (_, outcome) in outcomes {
         let Outcome::Ran(release, rows, _) = outcome else { continue };
         columns.push(release.clone());
-        for row in rows {
-            if let Some(name) = row.check.strip_prefix("verified ") {
-                lines.entry(name).or_default().push(row.detail.clone());
-            }
+        for (name, counts) in &mut lines {
+            // A kernel that refused one has none to tell.
+            let told = rows.iter().find(|row| row.check.strip_prefix("verified ") == Some(name));
+            counts.push(told.map_or_else(|| "-".to_owned(), |row| row.detail.clone()));
         }
     }
     let mut text = format!("{:18}", "instructions");
