@@ -112,7 +112,7 @@ fn udp_echo_and_its_guards() -> Result<()> {
     world.netfast(&format!("echo add {SERVICE}:1007 --allow 203.0.113.0/24"))?;
     world.netfast(&format!("echo add {SERVICE}:2007 --allow {CLIENT}/32 --rate 50"))?;
     let second = || {
-        std::thread::sleep(Duration::from_secs(1));
+        sleep(Duration::from_secs(1));
         Ok(())
     };
     for service in [format!("{SERVICE}:7"), format!("[{SERVICE6}]:7")] {
