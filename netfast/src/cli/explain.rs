@@ -12,8 +12,8 @@ use crate::{
 
 /// Shows which filter rule decides a packet, and which service would get it
 ///
-/// The packet is made up, and belongs to no flow: of an established flow only packets that rules on TCP flags speak of are
-/// asked about. Without --in rules on interfaces and policies do not match.
+/// The packet is made up, and belongs to no flow: the packets of an established flow are not asked about one by one.
+/// Without --in rules on interfaces and policies do not match.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
