@@ -43,6 +43,7 @@ mod icmp;
 mod known;
 #[cfg(target_arch = "bpf")]
 mod limit;
+#[cfg(target_arch = "bpf")]
 mod log;
 #[cfg(target_arch = "bpf")]
 mod maps;

@@ -63,6 +63,12 @@ pub enum LineKind {
     Reply = 2,
     /// UDP echo: the source may use the reflector.
     Echo = 3,
+    /// Forward in mode `dsr`.
+    Direct = 4,
+    /// Forward in mode `ipip`.
+    Tunnel = 5,
+    /// A packet of no flow: what the rules say of it.
+    Verdict = 6,
 }
 
 /// A line of the IPv4 flow cache: two of them are one 64-byte cache line.

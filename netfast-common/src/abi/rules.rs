@@ -56,6 +56,12 @@ pub enum Mode {
     Dnat = 1,
     /// A source NAT rule, not a forward: the source of what goes out becomes the pool address.
     Snat = 2,
+    /// Only the link header is rewritten: the target is on the same link, owns the service's address and answers the
+    /// client itself (direct server return).
+    Dsr = 3,
+    /// The packet goes to the target inside another IP packet (RFC 2003, RFC 2473, RFC 4213); the target answers the client
+    /// itself.
+    Ipip = 4,
 }
 
 /// A forward or a source NAT rule: element `slot * MAX_FORWARDS + index` of the map `FORWARDS`. The index stays with it
@@ -74,13 +80,25 @@ pub struct Forward {
     pub mode: u8,
     /// Of a source NAT rule: [`super::SNAT_DEPENDENT`] or [`super::SNAT_INDEPENDENT`].
     pub filtering: u8,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// [`FORWARD_BY_SOURCE`] and so on.
+    pub flags: u8,
+    /// With [`FORWARD_QUIC`]: bytes of the server ID in a QUIC connection ID.
+    pub quic_id: u8,
 }
 
+/// [`Forward::flags`]: a new flow's target depends on its source address alone.
+pub const FORWARD_BY_SOURCE: u8 = 1;
+/// [`Forward::flags`]: a packet that finds no target is answered (TCP reset, ICMP port unreachable).
+pub const FORWARD_REJECTS: u8 = 2;
+/// [`Forward::flags`]: a new flow of QUIC goes to the target that its connection ID names.
+pub const FORWARD_QUIC: u8 = 4;
+
+/// [`Target::state`]: flows of this target end with their next packet: TCP is reset, others choose a target anew.
+pub const TARGET_ENDS: u8 = 1;
+
 /// A target, or a pool address of a source NAT rule (`source` is the address, `address` and `service` are zero): element
-/// `index` of the map `TARGETS`, not double-buffered. Everything but `next_hop` is constant while a
-/// flow may refer to the index.
+/// `index` of the map `TARGETS`, not double-buffered. Everything but `next_hop` and `state` is
+/// constant while a flow may refer to the index.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target {
@@ -102,8 +120,12 @@ pub struct Target {
     pub in_use: u8,
     /// Identifies the target over the life of the pin directory.
     pub uid: u32,
+    /// [`TARGET_ENDS`], or 0. A single 8-bit store of the agent.
+    pub state: u8,
+    /// Of a target in mode `ipip`: how many of the last bits of `source` are taken from the flow's hash.
+    pub spread: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: [u8; 2],
 }
 
 /// Look-up entries in a [`MaglevCell`].

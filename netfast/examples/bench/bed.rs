@@ -16,7 +16,7 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use netfast::{
-    api::types::{Echo, Forward, ForwardMode, Intent, Rules, Target, Transport},
+    api::types::{Echo, Forward, Intent, Rules, Target, Transport},
     datapath::{Datapath, Idle, Options, Settings, TableSizes},
     rules::{
         compile,
@@ -381,14 +381,10 @@ pub fn settings() -> Settings {
 
 fn intent() -> Result<Intent> {
     let forward = |name: &str, listen: &str, targets: &[String]| -> Result<Forward> {
-        let target = |t: &String| anyhow::Ok(Target { address: t.parse()?, weight: 1 });
+        let target = |t: &String| anyhow::Ok(Target::new(t.parse()?));
         Ok(Forward {
-            name: name.to_owned(),
-            protocol: Transport::Udp,
-            listen: listen.parse()?,
-            mode: ForwardMode::Nat,
             targets: targets.iter().map(target).collect::<Result<_>>()?,
-            comment: None,
+            ..Forward::new(name.to_owned(), Transport::Udp, listen.parse()?)
         })
     };
     Ok(Intent {

@@ -106,7 +106,7 @@ fn strict_reverse_path(root: &Path, attached: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{Forward, ForwardMode, Transport};
+    use crate::api::types::{Forward, Transport};
 
     const NAT: PortRange = PortRange { low: 20_000, high: 32_767 };
 
@@ -122,14 +122,8 @@ mod tests {
     }
 
     fn told(settings: &[(&str, &str)], listen: &[&str], attached: &[&str]) -> Vec<String> {
-        let forwards = listen.iter().map(|listen| Forward {
-            name: "a".to_owned(),
-            protocol: Transport::Tcp,
-            listen: listen.parse().unwrap(),
-            mode: ForwardMode::Nat,
-            targets: Vec::new(),
-            comment: None,
-        });
+        let forwards =
+            listen.iter().map(|listen| Forward::new("a".to_owned(), Transport::Tcp, listen.parse().unwrap()));
         let rules = Rules { forwards: forwards.collect(), ..Rules::default() };
         let attached: Vec<String> = attached.iter().map(|name| (*name).to_owned()).collect();
         notes_of(host(settings).path(), NAT, &rules, &attached)

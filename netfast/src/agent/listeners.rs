@@ -141,7 +141,7 @@ fn owners() -> HashMap<u64, (String, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{Echo, Forward, ForwardMode};
+    use crate::api::types::{Echo, Forward};
 
     const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:0CEA 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 21501 1 0 100 0 0 10 0
@@ -154,14 +154,7 @@ mod tests {
 ";
 
     fn forward(name: &str, protocol: Transport, listen: &str) -> Forward {
-        Forward {
-            name: name.to_owned(),
-            protocol,
-            listen: listen.parse().unwrap(),
-            mode: ForwardMode::Nat,
-            targets: Vec::new(),
-            comment: None,
-        }
+        Forward::new(name.to_owned(), protocol, listen.parse().unwrap())
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Echo {
         match self {
             Self::List(_) => list(context).await,
             Self::Add(Add { listen, allow, rate, comment, if_not_exists, flags }) => {
-                let echo = types::Echo { listen, allow, rate, comment };
+                let echo = types::Echo { rate, comment, ..types::Echo::new(listen, allow) };
                 change::submit(context, &flags, vec![Operation::EchoAdd { echo, if_not_exists }]).await
             }
             Self::Delete(Delete { listen, flags }) => {

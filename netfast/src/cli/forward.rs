@@ -148,7 +148,7 @@ struct ForwardArguments {
 impl ForwardArguments {
     fn into_forward(self) -> types::Forward {
         let Self { name, protocol, listen, targets, mode, comment } = self;
-        types::Forward { name, protocol, listen, mode, targets, comment }
+        types::Forward { mode, targets, comment, ..types::Forward::new(name, protocol, listen) }
     }
 }
 

@@ -21,7 +21,7 @@ where
 /// Says which part is wrong.
 pub fn target(text: &str) -> Result<Target, ParseError> {
     let mut parts = text.split(',');
-    let mut target = Target { address: parts.next().unwrap_or_default().parse()?, weight: 1 };
+    let mut target = Target::new(parts.next().unwrap_or_default().parse()?);
     for part in parts {
         match part.split_once('=') {
             Some(("weight", number)) => target.weight = weight(number)?,

@@ -6,7 +6,7 @@ use std::{
     num::NonZeroUsize,
     os::fd::BorrowedFd,
     ptr::NonNull,
-    sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
 };
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -108,6 +108,13 @@ impl<T: aya::Pod> MappedArray<T> {
     /// Stores 16 bits at `offset` bytes into an element, after everything that was written before.
     pub(super) fn store16(&self, index: u32, offset: usize, value: u16) {
         if let Some(field) = self.field::<AtomicU16>(index, offset) {
+            field.store(value, Ordering::SeqCst);
+        }
+    }
+
+    /// Stores 8 bits at `offset` bytes into an element, after everything that was written before.
+    pub(super) fn store8(&self, index: u32, offset: usize, value: u8) {
+        if let Some(field) = self.field::<AtomicU8>(index, offset) {
             field.store(value, Ordering::SeqCst);
         }
     }

@@ -151,16 +151,17 @@ fn write_echo_ports(map: &MappedArray<u64>, slot: u32, services: &[abi::Service]
     write_part(map, slot, abi::ECHO_PORT_WORDS, &words);
 }
 
-/// Targets are not double-buffered: a flow may refer to the element. What can change while flows do is the next hop, by
-/// one store; an element that is another target's, or out of use, has no flows.
+/// Targets are not double-buffered: a flow may refer to the element. What can change while flows do are the next hop
+/// and the state, by one store each; an element that is another target's, or out of use, has no flows.
 fn write_target(map: &MappedArray<Target>, index: u32, target: &Target) {
     let Some(present) = map.get(index) else { return };
     if present == *target {
         return;
     }
-    let constant = |target: &Target| Target { next_hop: 0, ..*target };
+    let constant = |target: &Target| Target { next_hop: 0, state: 0, ..*target };
     if constant(&present) == constant(target) {
         map.store16(index, offset_of!(Target, next_hop), target.next_hop);
+        map.store8(index, offset_of!(Target, state), target.state);
         return;
     }
     map.set(index, Target { in_use: 0, ..*target });

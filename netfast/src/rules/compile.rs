@@ -142,7 +142,7 @@ fn forwards(rules: &Rules, ids: &Ids, routes: &Routes, images: &mut Images) -> R
                 mode: mode as u8,
                 in_use: 1,
                 uid: target_id.uid,
-                pad: 0,
+                ..abi::Target::default()
             };
             images.targets.push((target_id.index, image));
         }

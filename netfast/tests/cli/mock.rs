@@ -282,27 +282,20 @@ fn count(packets: u64, bytes: u64) -> Count {
 
 /// A busy little host.
 pub fn world() -> World {
-    let target = |address: &str, weight| Target { address: address.parse().unwrap(), weight };
+    let target = |address: &str, weight| Target { weight, ..Target::new(address.parse().unwrap()) };
     let forwards = vec![
         Forward {
-            name: "web".to_owned(),
-            protocol: Transport::Tcp,
-            listen: "192.0.2.10:443".parse().unwrap(),
-            mode: ForwardMode::Nat,
             targets: vec![
                 target("10.0.0.11:8443", 1),
                 target("10.0.0.12:8443", 2),
                 target("10.0.0.13:8443", 1),
             ],
             comment: Some("the shop".to_owned()),
+            ..Forward::new("web".to_owned(), Transport::Tcp, "192.0.2.10:443".parse().unwrap())
         },
         Forward {
-            name: "dns".to_owned(),
-            protocol: Transport::Udp,
-            listen: "[2001:db8::10]:53".parse().unwrap(),
             mode: ForwardMode::Dnat,
-            targets: Vec::new(),
-            comment: None,
+            ..Forward::new("dns".to_owned(), Transport::Udp, "[2001:db8::10]:53".parse().unwrap())
         },
     ];
     let filters = vec![

@@ -90,7 +90,7 @@ fn rules(bytes: &[u8]) -> Rules {
         let everyone = if v4 { "0.0.0.0/1" } else { "2000::/3" };
         if udp && index % 3 == 0 {
             let rate = 1_000_000;
-            rules.echoes.push(Echo { listen, allow: vec![everyone.parse().unwrap()], rate, comment: None });
+            rules.echoes.push(Echo { rate, ..Echo::new(listen, vec![everyone.parse().unwrap()]) });
         } else {
             let number = index + 1;
             let target = if v4 {
@@ -99,12 +99,9 @@ fn rules(bytes: &[u8]) -> Rules {
                 format!("[2001:db8:99::{number:x}]:8080")
             };
             rules.forwards.push(Forward {
-                name: format!("f{number}"),
-                protocol: transport,
-                listen,
                 mode: if index % 2 == 0 { ForwardMode::Nat } else { ForwardMode::Dnat },
-                targets: vec![Target { address: target.parse().unwrap(), weight: 1 }],
-                comment: None,
+                targets: vec![Target::new(target.parse().unwrap())],
+                ..Forward::new(format!("f{number}"), transport, listen)
             });
         }
         if index % 16 == 15 && rules.filters.len() < 100 {

@@ -53,6 +53,13 @@ pub struct Forward {
     pub comment: Option<String>,
 }
 
+impl Forward {
+    /// A forward without targets, and all else as it is by default.
+    pub const fn new(name: String, protocol: Transport, listen: Endpoint) -> Self {
+        Self { name, protocol, listen, mode: ForwardMode::Nat, targets: Vec::new(), comment: None }
+    }
+}
+
 /// A target of a forward.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +69,13 @@ pub struct Target {
     /// Share of new flows relative to the other targets', 1 to 256.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: u16,
+}
+
+impl Target {
+    /// A target with a weight of 1.
+    pub const fn new(address: Endpoint) -> Self {
+        Self { address, weight: 1 }
+    }
 }
 
 fn one() -> u16 {
@@ -87,6 +101,13 @@ pub struct Echo {
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
+}
+
+impl Echo {
+    /// A reflector that answers RFC 862 echo at the default rate.
+    pub const fn new(listen: Endpoint, allow: Vec<IpNet>) -> Self {
+        Self { listen, allow, rate: DEFAULT_ECHO_RATE, comment: None }
+    }
 }
 
 /// Default of [`Echo::rate`], packets a second and source.

@@ -67,7 +67,7 @@ fn a_forward_and_its_targets() {
                 mode: abi::Mode::Nat as u8,
                 in_use: 1,
                 uid: ids.forward("games").unwrap().targets[0].uid,
-                pad: 0,
+                ..abi::Target::default()
             }
         )
     );

@@ -22,23 +22,19 @@ mod ids;
 mod validate_tests;
 
 pub fn target(address: &str) -> Target {
-    Target { address: address.parse().unwrap(), weight: 1 }
+    Target::new(address.parse().unwrap())
 }
 
 pub fn forward(name: &str, listen: &str, targets: &[&str]) -> Forward {
     Forward {
-        name: name.to_owned(),
-        protocol: Transport::Tcp,
-        listen: listen.parse().unwrap(),
-        mode: ForwardMode::Nat,
         targets: targets.iter().map(|t| target(t)).collect(),
-        comment: None,
+        ..Forward::new(name.to_owned(), Transport::Tcp, listen.parse().unwrap())
     }
 }
 
 pub fn echo(listen: &str, allow: &[&str]) -> Echo {
     let allow = allow.iter().map(|net| net.parse().unwrap()).collect();
-    Echo { listen: listen.parse().unwrap(), allow, rate: 1000, comment: None }
+    Echo { rate: 1000, ..Echo::new(listen.parse().unwrap(), allow) }
 }
 
 /// A filter rule as the CLI writes one: `drop name=scanner src=203.0.113.0/24 proto=tcp dport=22`.
@@ -161,7 +157,7 @@ pub fn any_comment() -> impl Strategy<Value = Option<String>> {
 }
 
 pub fn any_target() -> impl Strategy<Value = Target> {
-    (any_endpoint(), 1_u16..=256).prop_map(|(address, weight)| Target { address, weight })
+    (any_endpoint(), 1_u16..=256).prop_map(|(address, weight)| Target { weight, ..Target::new(address) })
 }
 
 pub fn any_forward() -> impl Strategy<Value = Forward> {
@@ -180,13 +176,12 @@ pub fn any_forward() -> impl Strategy<Value = Forward> {
                     target.address.ports = PortRange::one(target.address.ports.low);
                 }
             }
+            let protocol = if tcp { Transport::Tcp } else { Transport::Udp };
             Forward {
-                name,
-                protocol: if tcp { Transport::Tcp } else { Transport::Udp },
-                listen,
                 mode: if nat { ForwardMode::Nat } else { ForwardMode::Dnat },
                 targets,
                 comment,
+                ..Forward::new(name, protocol, listen)
             }
         })
 }

@@ -11,12 +11,13 @@ use crate::{
 /// A document of that revision with `forwards` forwards.
 fn document(revision: u64, forwards: usize) -> Document {
     let forward = |n: usize| Forward {
-        name: format!("f{n}"),
-        protocol: "tcp".parse().unwrap(),
-        listen: format!("192.0.2.1:{}", n + 1).parse().unwrap(),
         mode: "dnat".parse().unwrap(),
-        targets: Vec::new(),
         comment: Some("a \"quoted\" ä".to_owned()),
+        ..Forward::new(
+            format!("f{n}"),
+            "tcp".parse().unwrap(),
+            format!("192.0.2.1:{}", n + 1).parse().unwrap(),
+        )
     };
     let rules = Rules { forwards: (0..forwards).map(forward).collect(), ..Rules::default() };
     let mut ids = Ids::default();
