@@ -58,6 +58,16 @@ pub fn key(key: &crate::abi::FlowKey, seed: u32) -> u32 {
     finish(mix(h, ports as u64 | ((key.protocol as u64) << 32)))
 }
 
+/// Hash that chooses the target of a new flow; `by_source`: all flows of a source address have the same.
+#[inline(always)]
+pub fn of_choice(flow: &crate::abi::FlowKey, by_source: bool) -> u32 {
+    if !by_source {
+        return key(flow, TARGET_SEED);
+    }
+    let (high, low) = crate::addr::words(&flow.source);
+    finish(mix(mix(TARGET_SEED as u64, high), low))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

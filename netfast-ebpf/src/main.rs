@@ -58,6 +58,8 @@ mod slow;
 #[cfg(target_arch = "bpf")]
 mod snat;
 #[cfg(target_arch = "bpf")]
+mod target;
+#[cfg(target_arch = "bpf")]
 mod translate;
 
 #[cfg(not(target_arch = "bpf"))]

@@ -6,10 +6,7 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{
-        FlowKey, Forward, MAGLEV_PER_CELL, MAX_FORWARDS, MAX_MAGLEV_CELLS, Mode, PolicyClass, SOURCE_BUCKETS,
-        Target,
-    },
+    abi::{MAX_FORWARDS, Mode, PolicyClass, SOURCE_BUCKETS},
     echo::BUCKETS_PER_SET,
     flow::{self, ORIGINAL, PORT_TRIES, REPLY, State},
     hash, quota,
@@ -19,10 +16,10 @@ use netfast_common::{
 use crate::{
     account::{self, Outcome},
     hops, log,
-    maps::{FLOW_COUNTERS, FLOWS, FORWARDS, HALF_OPEN, MAGLEV, SOURCE_LIMIT, TARGETS},
+    maps::{FLOW_COUNTERS, FLOWS, FORWARDS, HALF_OPEN, SOURCE_LIMIT},
     run::Run,
     scratch::Scratch,
-    slow, translate,
+    slow, target, translate,
 };
 
 /// Opens a flow through forward `index`, if `packet` may.
@@ -40,7 +37,7 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch:
     if forward.maglev_size == 0 {
         return Outcome::drop(Reason::NoTarget);
     }
-    let Some((target_index, target)) = choose(run, forward, &packet.key) else {
+    let Some((target_index, target)) = target::choose(run, forward, &packet.key) else {
         return Outcome::drop(Reason::Internal);
     };
     let way = match translate::way(packet, &target.address, target.next_hop) {
@@ -108,16 +105,6 @@ pub fn within_quota(run: &Run, packet: &Packet) -> bool {
     let Some(set) = SOURCE_LIMIT.get_ptr_mut((tag >> 1) & (sets - 1)) else { return true };
     // SAFETY: the element is shared between CPUs; a lost update lets a flow more or less through, nothing else.
     quota::admits(unsafe { &mut *set }, tag, run.now, config.hz, config.flow_rate, config.flow_burst)
-}
-
-/// The target that the forward's look-up table gives to the flow.
-#[inline(always)]
-fn choose(run: &Run, forward: &Forward, key: &FlowKey) -> Option<(u16, &'static Target)> {
-    let entry = forward.maglev_offset + hash::key(key, hash::TARGET_SEED) % forward.maglev_size;
-    let cell = run.slot() * MAX_MAGLEV_CELLS + (entry / MAGLEV_PER_CELL) % MAX_MAGLEV_CELLS;
-    let index = MAGLEV.get(cell)?.targets[(entry % MAGLEV_PER_CELL) as usize];
-    // SAFETY: array elements live as long as the program.
-    Some((index, unsafe { &*TARGETS.get_ptr(index as u32)? }))
 }
 
 /// Finds a source port that nobody uses towards this target, and takes it.
