@@ -35,7 +35,7 @@ use crate::{
     rules::{
         change as rules_change,
         ids::{Ids, Kind},
-        images::Images,
+        images::{Images, TargetStates},
     },
     store::{Document, Store},
 };
@@ -118,6 +118,8 @@ pub(super) struct Owner {
     intent: Intent,
     ids: Ids,
     images: Images,
+    /// Which targets are down.
+    states: TargetStates,
     interfaces: Interfaces,
     applied_revision: u64,
     retired_since: HashMap<(Kind, u16), Instant>,
@@ -162,6 +164,7 @@ impl Owner {
             intent,
             ids,
             images: Images::default(),
+            states: TargetStates::default(),
             interfaces: Interfaces::default(),
             applied_revision: 0,
             retired_since: HashMap::new(),

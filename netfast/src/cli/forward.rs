@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     api::types::{
-        self, Endpoint, ForwardCount, ForwardMode, Operation, SCHEMA_VERSION, Stats, TargetCount, Transport,
+        self, Endpoint, ForwardCount, ForwardMode, Health, Operation, SCHEMA_VERSION, Stats, TargetCount,
+        Transport,
     },
     rules::suggest,
 };
@@ -85,7 +86,8 @@ Examples:
   netfast forward add web tcp 192.0.2.10:443 --to 10.0.0.11:8443 --to 10.0.0.12:8443,weight=2
   netfast forward add dns udp 192.0.2.10:53 --to 10.0.0.53:53 --mode dnat
   netfast forward add games udp 192.0.2.10:27000-27099 --to 10.0.0.7:27000-27099
-  netfast forward add web6 tcp '[2001:db8::10]:443' --to '[2001:db8:1::11]:8443'")]
+  netfast forward add web6 tcp '[2001:db8::10]:443' --to '[2001:db8:1::11]:8443'
+  netfast forward add shop tcp 192.0.2.11:80 --to 10.0.0.11:80 --health http:/ready,fall=2")]
 pub struct Add {
     #[command(flatten)]
     forward: ForwardArguments,
@@ -140,6 +142,13 @@ struct ForwardArguments {
     /// How packets go to the targets
     #[arg(long, default_value = "nat", value_parser = word::<ForwardMode>(ForwardMode::WORDS))]
     mode: ForwardMode,
+    /// How the targets are checked: tcp, http:PATH, https:PATH, dns:NAME or icmp, and KEY=VALUE behind commas
+    ///
+    /// Keys of all: interval=5s, timeout=2s, jitter=10 (per cent), rise=2, fall=3; all but icmp: port=N; http and https:
+    /// host=NAME, status=200-399 (more with +), body=TEXT; https: sni=NAME, verify=true; dns: record=a, rcode=noerror.
+    /// A comma in a value follows a backslash.
+    #[arg(long, value_name = "CHECK")]
+    health: Option<Health>,
     /// Free text
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
@@ -147,8 +156,8 @@ struct ForwardArguments {
 
 impl ForwardArguments {
     fn into_forward(self) -> types::Forward {
-        let Self { name, protocol, listen, targets, mode, comment } = self;
-        types::Forward { mode, targets, comment, ..types::Forward::new(name, protocol, listen) }
+        let Self { name, protocol, listen, targets, mode, health, comment } = self;
+        types::Forward { mode, health, targets, comment, ..types::Forward::new(name, protocol, listen) }
     }
 }
 

@@ -53,6 +53,7 @@ fn path(place: &Place, key: &'static str) -> Vec<Step> {
     let mut path = match place {
         Place::Whole => Vec::new(),
         Place::Forward(at) => vec![Step::Key("forward"), Step::Item(*at)],
+        Place::Health(at) => vec![Step::Key("forward"), Step::Item(*at), Step::Key("health")],
         Place::Target(at, target) => {
             vec![Step::Key("forward"), Step::Item(*at), Step::Key("target"), Step::Item(*target)]
         }

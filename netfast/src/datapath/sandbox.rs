@@ -42,13 +42,12 @@ use super::{
 use crate::{
     agent,
     api::types::{Count, ErrorBody, Intent, Rules},
-    classifier::Compiled,
     config::agent::AgentConfig,
     netlink::HopTable as _,
     rules::{
         compile,
         ids::Ids,
-        images::{HostView, Images, TargetRoute},
+        images::{HostView, Images, TargetRoute, TargetStates},
     },
 };
 use bpffs::Bpffs;
@@ -183,7 +182,9 @@ pub struct Sandbox {
     host: Host,
     intent: Intent,
     ids: Ids,
-    filter: Compiled,
+    images: Images,
+    /// Targets that are down from the next [`Self::publish`] on.
+    pub states: TargetStates,
     /// What the counters of a row stood at after the last run.
     counted: RefCell<BTreeMap<u16, Counted>>,
     // After everything that holds pins open.
@@ -243,7 +244,8 @@ impl Sandbox {
             host: Host { ports: Vec::new(), sources: SOURCES, ways: BTreeMap::new() },
             intent: Intent::default(),
             ids: Ids::default(),
-            filter: Compiled::default(),
+            images: Images::default(),
+            states: TargetStates::default(),
             counted: RefCell::default(),
             _bpffs: bpffs,
             _thread: PhantomData,
@@ -366,12 +368,14 @@ impl Sandbox {
             &self.intent,
             &mut self.ids,
             &self.host,
-            &self.filter,
+            &self.images,
             &self.datapath.filter_limits(),
+            &self.states,
         )
         .map_err(SandboxError::Rules)?;
-        self.filter = images.filter.clone();
-        Ok((self.datapath.publish(&images), images.warnings))
+        let (generation, warnings) = (self.datapath.publish(&images), images.warnings.clone());
+        self.images = images;
+        Ok((generation, warnings))
     }
 
     /// Indexes that the rules' objects have in the maps.

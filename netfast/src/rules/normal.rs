@@ -54,6 +54,11 @@ fn normalize_filter(rule: &mut FilterRule) {
 
 /// See [`normalize`].
 pub fn normalize_forward(forward: &mut Forward) {
+    if let Some(health) = &mut forward.health
+        && health.timeout == Some(health.default_timeout())
+    {
+        health.timeout = None;
+    }
     for target in &mut forward.targets {
         if let Some(ports) = target_ports(forward.listen.ports, target.address.ports) {
             target.address.ports = ports;

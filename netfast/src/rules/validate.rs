@@ -17,6 +17,7 @@ use super::normal;
 
 pub mod filter;
 mod filters;
+mod health;
 mod snat;
 
 /// Largest weight of a target.
@@ -35,6 +36,8 @@ pub enum Place {
     Whole,
     /// A forward.
     Forward(usize),
+    /// The health checks of a forward.
+    Health(usize),
     /// A target: position of its forward, its own position.
     Target(usize, usize),
     /// A source NAT rule.
@@ -76,6 +79,7 @@ fn field(rules: &Rules, problem: &Problem) -> String {
     let mut path = match problem.place {
         Place::Whole => return problem.key.to_owned(),
         Place::Forward(at) => forward(at),
+        Place::Health(at) => format!("{}.health", forward(at)),
         Place::Target(at, target) => format!("{}.target[{}]", forward(at), target + 1),
         Place::Snat(at) => match rules.snats.get(at) {
             Some(snat) if !snat.name.is_empty() => format!("snat.{}", snat.name),
@@ -219,6 +223,7 @@ impl Check {
             self.note(place.clone(), "listen", listen_address(&forward.listen));
             self.note(place, "comment", comment(forward.comment.as_deref()));
             self.targets(at, forward);
+            self.health(at, forward);
         }
     }
 

@@ -81,7 +81,14 @@ impl Owner {
                 compile::require_interfaces(&self.intent.rules, &changed.intent.rules, &self.host_names())?;
                 let limits = self.shared.datapath.filter_limits();
                 let (mut ids, host) = (self.ids.clone(), self.host_names());
-                compile::compile_beside(&changed.intent, &mut ids, &host, &self.images.filter, &limits)?;
+                compile::compile_beside(
+                    &changed.intent,
+                    &mut ids,
+                    &host,
+                    &self.images,
+                    &limits,
+                    &self.states,
+                )?;
                 reply.warnings.extend(listeners::conflicts(&changed.intent.rules));
             }
             return Ok(reply);

@@ -47,7 +47,7 @@ impl Owner {
         }
         let mut ids = self.ids.clone();
         let limits = self.shared.datapath.filter_limits();
-        let images = compile::compile_beside(intent, &mut ids, &view, &self.images.filter, &limits)?;
+        let images = compile::compile_beside(intent, &mut ids, &view, &self.images, &limits, &self.states)?;
         Ok(Prepared { ids, images, view })
     }
 

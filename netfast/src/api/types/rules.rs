@@ -45,6 +45,9 @@ pub struct Forward {
     /// How packets go to the targets.
     #[serde(default)]
     pub mode: ForwardMode,
+    /// How the targets are checked; without it all of them count as healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// The targets.
     #[serde(default, rename = "target", skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<Target>,
@@ -56,7 +59,15 @@ pub struct Forward {
 impl Forward {
     /// A forward without targets, and all else as it is by default.
     pub const fn new(name: String, protocol: Transport, listen: Endpoint) -> Self {
-        Self { name, protocol, listen, mode: ForwardMode::Nat, targets: Vec::new(), comment: None }
+        Self {
+            name,
+            protocol,
+            listen,
+            mode: ForwardMode::Nat,
+            health: None,
+            targets: Vec::new(),
+            comment: None,
+        }
     }
 }
 

@@ -10,14 +10,16 @@ use super::{
     validate,
 };
 use crate::api::types::{
-    AddressSet, Addresses, Echo, Endpoint, FilterDefault, FilterRule, Forward, ForwardMode, Intent,
-    InterfacePolicy, Many, PortRange, Ports, Protocol, Rules, Target, TcpFlags, Transport,
+    AddressSet, Addresses, Echo, Endpoint, FilterDefault, FilterRule, Forward, ForwardMode, Health,
+    HealthKind, Intent, InterfacePolicy, Many, PortRange, Ports, Protocol, Rules, Span, Target, TcpFlags,
+    Transport,
 };
 
 mod change;
 mod check;
 mod compile;
 mod diff;
+mod health;
 mod ids;
 mod validate_tests;
 
@@ -122,6 +124,7 @@ pub fn any_rules() -> impl Strategy<Value = Rules> {
         while let Some(problem) = validate::problems(&rules).into_iter().next() {
             match problem.place {
                 validate::Place::Forward(at) => drop(rules.forwards.remove(at)),
+                validate::Place::Health(at) => rules.forwards[at].health = None,
                 validate::Place::Target(at, target) => drop(rules.forwards[at].targets.remove(target)),
                 validate::Place::Snat(at) => drop(rules.snats.remove(at)),
                 validate::Place::Echo(at) => drop(rules.echoes.remove(at)),
@@ -168,8 +171,9 @@ pub fn any_forward() -> impl Strategy<Value = Forward> {
         prop::bool::ANY,
         prop::collection::vec(any_target(), 0..6),
         any_comment(),
+        prop::option::of(any_health()),
     )
-        .prop_map(|(name, tcp, listen, nat, mut targets, comment)| {
+        .prop_map(|(name, tcp, listen, nat, mut targets, comment, health)| {
             for target in &mut targets {
                 // Mostly ranges that fit.
                 if target.weight % 4 != 0 {
@@ -181,9 +185,63 @@ pub fn any_forward() -> impl Strategy<Value = Forward> {
                 mode: if nat { ForwardMode::Nat } else { ForwardMode::Dnat },
                 targets,
                 comment,
+                health,
                 ..Forward::new(name, protocol, listen)
             }
         })
+}
+
+/// Checks that make sense.
+pub fn any_health() -> impl Strategy<Value = Health> {
+    let text = || prop::option::of("[a-z][a-z0-9]{0,8}");
+    (
+        prop::sample::select(vec![
+            HealthKind::Tcp,
+            HealthKind::Http,
+            HealthKind::Https,
+            HealthKind::Dns,
+            HealthKind::Icmp,
+        ]),
+        (prop::option::of(1_u16..), text(), text(), prop::option::of("[ -~]{1,8}")),
+        prop::option::of(prop::collection::vec((100_u16..=599, 0_u16..100), 1..3)),
+        (prop::sample::select(vec!["a", "aaaa", "txt"]), prop::sample::select(vec!["noerror", "nxdomain"])),
+        (100_u32..100_000, prop::option::of(10_u32..100), 0_u8..=50, 1_u16..=10, 1_u16..=10),
+    )
+        .prop_map(
+            |(
+                kind,
+                (port, host, sni, body),
+                status,
+                (record, rcode),
+                (interval, timeout, jitter, rise, fall),
+            )| {
+                let http = matches!(kind, HealthKind::Http | HealthKind::Https);
+                let (dns, https) = (kind == HealthKind::Dns, kind == HealthKind::Https);
+                let new = Health::new(kind);
+                Health {
+                    port: port.filter(|_| kind != HealthKind::Icmp),
+                    path: host.as_ref().filter(|_| http).map(|path| format!("/{path}")),
+                    host: host.filter(|_| http),
+                    verify: https && sni.is_some(),
+                    sni: sni.filter(|_| https),
+                    body: body.filter(|_| http),
+                    status: status.filter(|_| http).map(|list| {
+                        list.into_iter()
+                            .map(|(low, n)| format!("{low}-{}", (low + n).min(599)).parse().unwrap())
+                            .collect()
+                    }),
+                    name: dns.then(|| "ns1.example".to_owned()),
+                    record: if dns { record.parse().unwrap() } else { new.record },
+                    rcode: if dns { rcode.parse().unwrap() } else { new.rcode },
+                    interval: Span::from_millis(interval),
+                    timeout: timeout.map(Span::from_millis),
+                    jitter,
+                    rise,
+                    fall,
+                    ..new
+                }
+            },
+        )
 }
 
 pub fn any_echo() -> impl Strategy<Value = Echo> {
