@@ -6,11 +6,11 @@ use aya_ebpf::{helpers::generated::bpf_loop, programs::XdpContext};
 use netfast_common::{
     Reason,
     abi::{
-        FILTER_ASK, FILTER_ASK_SIDE, FILTER_COUNT, FILTER_DROP, FILTER_KINDS, FILTER_LIMIT, FILTER_REJECT,
-        FILTER_TREES, FilterCell, FilterEntry, REJECT_ADMIN, REJECT_PORT, REJECT_TCP_RESET,
+        FILTER_ASK, FILTER_ASK_SIDE, FILTER_COUNT, FILTER_DROP, FILTER_EXTRA, FILTER_KINDS, FILTER_LIMIT,
+        FILTER_REJECT, FILTER_TREES, FilterCell, FilterEntry, REJECT_ADMIN, REJECT_PORT, REJECT_TCP_RESET,
     },
     answer::Answer,
-    classify::{self, NOTHING, Tables, Walk},
+    classify::{self, NOTHING, Part, Tables, Walk},
     wire::{Fragment, Packet, TCP},
 };
 
@@ -26,6 +26,7 @@ use crate::{
 struct Maps {
     slot: u32,
     length: usize,
+    part: Part,
     /// The packet is over a limit.
     over: bool,
 }
@@ -44,6 +45,9 @@ impl Tables for Maps {
     #[inline(always)]
     fn side(&mut self, rule: u32) -> bool {
         let Some(entry) = self.entry(rule) else { return true };
+        if !self.part.includes(entry) {
+            return true;
+        }
         let over = entry.action == FILTER_LIMIT && !limit::within(self.slot, entry.argument);
         // A limit counts what it drops.
         if over || entry.action == FILTER_COUNT {
@@ -54,8 +58,16 @@ impl Tables for Maps {
     }
 }
 
+/// Whether the packet's rule set has something to say about packets of flows like this one.
+#[inline(always)]
+pub fn asks_of_flows(run: &Run, protocol: u8, flags: u8) -> bool {
+    RULE_SETS
+        .get(run.slot())
+        .is_some_and(|rules| classify::asks_of_flows(rules.filter_flags, protocol, flags))
+}
+
 /// What becomes of `packet` (`length` bytes) if the filter does not let it on. Counts it for the rule that decides, and for
-/// those before it that count.
+/// those before it that count: those of them that are in `part`.
 #[inline(always)]
 pub fn refuses(
     ctx: &XdpContext,
@@ -63,6 +75,7 @@ pub fn refuses(
     packet: &Packet,
     length: usize,
     scratch: &mut Scratch,
+    part: Part,
 ) -> Option<Outcome> {
     let slot = run.slot();
     let rules = RULE_SETS.get(slot)?;
@@ -81,6 +94,7 @@ pub fn refuses(
         slot,
         length: length as u32,
         over: 0,
+        part,
         now: run.now,
         hz: run.config.hz,
         seed: run.config.seed,
@@ -101,6 +115,14 @@ pub fn refuses(
         return None;
     }
     let rule = walk.rule();
+    if matches!(part, Part::Flags) {
+        // Conditions on flags stand in the entry.
+        let speaks = walk.tail & FILTER_EXTRA != 0
+            && FILTER_RULES.get(2 * rule + slot).is_some_and(FilterEntry::speaks_of_flows);
+        if !speaks {
+            return None;
+        }
+    }
     account::add(&FILTER_COUNTERS, rule, length);
     match walk.action() {
         0 => None,
@@ -140,6 +162,8 @@ pub struct Question {
     pub length: u32,
     /// 1: the packet is over a limit.
     pub over: u32,
+    /// Which rules it is about.
+    pub part: Part,
     /// Jiffies.
     pub now: u32,
     /// Jiffies in a second.
@@ -165,7 +189,8 @@ unsafe extern "C" fn tree<const V6: bool, const SIDE: bool>(number: u32, _contex
     };
     let kind = V6 as u32 + 2 * SIDE as u32;
     let Some(head) = FILTER_HEADS.get(question.slot * FILTER_KINDS + kind) else { return 1 };
-    let mut maps = Maps { slot: question.slot, length: question.length as usize, over: false };
+    let mut maps =
+        Maps { slot: question.slot, length: question.length as usize, part: question.part, over: false };
     let goes_on = classify::tree::<V6, SIDE>(head, number, subject, walk, &mut maps);
     if SIDE && maps.over {
         // SAFETY: as above.

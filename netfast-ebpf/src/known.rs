@@ -12,7 +12,7 @@ use netfast_common::{
 use crate::{
     account::Outcome,
     cache::{self, Fill},
-    hops, log,
+    classify, hops, log,
     maps::{FLOWS, FORWARDS, HALF_OPEN, TARGETS},
     run::Run,
     scratch::{STAGE_RECHECKED, Scratch},
@@ -23,6 +23,8 @@ use crate::{
 pub enum Found {
     /// The packet belongs to a flow.
     Decided(Outcome),
+    /// It belongs to a flow, and the filter has rules on TCP flags: they are to be asked.
+    Asked,
     /// It belongs to a flow that another rule set allowed: the filter is to be asked again.
     Old,
     /// It belongs to a source NAT flow that the filter allows again: the ways are to be looked up anew.
@@ -43,6 +45,9 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratc
             None => return Found::Nothing,
         },
     };
+    if scratch.asked != run.generation && classify::asks_of_flows(run, packet.key.protocol, packet.flags) {
+        return Found::Asked;
+    }
     // SAFETY: the element stays mapped while the program runs. Another CPU may change it, or delete it and use its memory
     // for another flow: therefore its contents are copied once and checked against the other direction's entry.
     scratch.flow = unsafe { *entry };
@@ -249,6 +254,7 @@ fn go_on(
     }
     // A half-open flow is never cached: its entries may be evicted at any time. Nor is one between the IP versions.
     let crosses = translate::crosses(packet, &flow.translated.destination);
+    cacheable &= !classify::asks_of_flows(run, packet.key.protocol, ACK);
     if cacheable && state.is_confirmed() && !matches!(state, State::Reset) && !crosses {
         let line = Fill {
             kind,

@@ -20,6 +20,8 @@ pub const STAGE_NEW: u32 = 1;
 pub const STAGE_RECHECK: u32 = 2;
 /// The filter has allowed it again.
 pub const STAGE_RECHECKED: u32 = 3;
+/// It belongs to a flow; the filter is asked for rules on TCP flags.
+pub const STAGE_FLAGS: u32 = 4;
 
 /// A source NAT flow was found whose next hops another rule set has chosen.
 pub const STAGE_REFRESH: u32 = 8;
@@ -70,6 +72,8 @@ pub struct Scratch {
     pub stage: u32,
     /// Generation under which the filter has allowed the packet.
     pub allowed: u32,
+    /// Generation under which its rules on TCP flags were asked.
+    pub asked: u32,
     /// 1: the packet's flow has just ended because its forward was removed.
     pub ended: u32,
     /// Reason of the unusual class that the packet is passed for, if the filter lets it; 0: it is a usual one.

@@ -5,6 +5,7 @@ use aya_ebpf::programs::XdpContext;
 use netfast_common::{
     Reason, Verdict,
     abi::{MAX_SERVICES, Policy, PolicyClass, ServiceKind},
+    classify::Part,
     services,
     wire::{self, Fragment, Packet, UDP},
 };
@@ -15,7 +16,7 @@ use crate::{
     maps::{RULE_SETS, SCRATCH, SERVICES},
     new,
     run::Run,
-    scratch::{Memory, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED, STAGE_REFRESH, Scratch},
+    scratch::{Memory, STAGE_FLAGS, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED, STAGE_REFRESH, Scratch},
     snat,
 };
 
@@ -48,6 +49,7 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
     let Memory { packet, scratch } = unsafe { &mut *memory };
     *packet = Packet::default();
     scratch.ended = 0;
+    scratch.asked = 0;
     scratch.stage = STAGE_NEW;
     let mut cursor = frame::FrameCursor::new(ctx);
     if let Err(reason) = wire::parse(&mut cursor, packet) {
@@ -105,6 +107,7 @@ pub fn known_packet(ctx: &XdpContext, run: &Run) -> Step {
     let Memory { packet, scratch } = unsafe { &mut *memory };
     match known::packet(ctx, run, packet, scratch) {
         known::Found::Decided(outcome) => return Step::Done(outcome),
+        known::Found::Asked => scratch.stage = STAGE_FLAGS,
         known::Found::Old => scratch.stage = STAGE_RECHECK,
         known::Found::Renew => {
             scratch.stage = STAGE_REFRESH;
@@ -125,8 +128,18 @@ pub fn filter(ctx: &XdpContext, run: &Run) -> Step {
     let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
     // SAFETY: as above.
     let Memory { packet, scratch } = unsafe { &mut *memory };
-    if let Some(outcome) = classify::refuses(ctx, run, packet, frame::length(ctx), scratch) {
+    let part = match scratch.stage {
+        STAGE_FLAGS => Part::Flags,
+        // Not twice: they may count.
+        _ if scratch.asked == run.generation => Part::Rest,
+        _ => Part::All,
+    };
+    if let Some(outcome) = classify::refuses(ctx, run, packet, frame::length(ctx), scratch, part) {
         return Step::Done(outcome);
+    }
+    scratch.asked = run.generation;
+    if scratch.stage == STAGE_FLAGS {
+        return Step::Known;
     }
     scratch.allowed = run.generation;
     if scratch.stage == STAGE_RECHECK {

@@ -125,6 +125,15 @@ pub struct FilterEntry {
     pub reserved: [u32; 3],
 }
 
+impl FilterEntry {
+    /// Whether the rule is honoured for each packet that it speaks of, those of established flows, too: it asks for TCP flags and
+    /// does something else than to allow.
+    #[inline(always)]
+    pub const fn speaks_of_flows(&self) -> bool {
+        (self.tcp_mask != 0) & (self.action != FILTER_ALLOW)
+    }
+}
+
 /// Buckets of limits that each source address has its own of.
 pub const FILTER_SOURCE_BUCKETS: u32 = 65_536;
 /// Rules with [`FILTER_LIMIT`] in a rule set.
@@ -162,9 +171,10 @@ pub struct FilterRate {
 pub const FILTER_ASK: u32 = 1;
 /// There are rules that go on (count, limit).
 pub const FILTER_ASK_SIDE: u32 = 2;
-/// Some rule asks for TCP flags: TCP packets of flows are asked for, too, and such a rule's answer counts.
+/// Some rule [speaks of flows](FilterEntry::speaks_of_flows): TCP packets of flows are asked for, too, and such a rule's answer
+/// counts.
 pub const FILTER_TCP_FLAGS: u32 = 4;
-/// Some rule on TCP flags can speak of segments without SYN, FIN and RST: TCP flows are not cached.
+/// Such a rule can match segments with ACK and without SYN, FIN and RST: TCP flows are not cached.
 pub const FILTER_TCP_PLAIN: u32 = 8;
 
 pod!(FilterCell => 64, FilterHead => 64, FilterEntry => 32, FilterRate => 24);

@@ -8,10 +8,10 @@
 use crate::{
     abi::{
         FILTER_ACTION_SHIFT, FILTER_BLOCKS, FILTER_EXTRA, FILTER_LAST, FILTER_LEAF, FILTER_NEEDS,
-        FILTER_PROTOCOL, FILTER_PROTOCOL_SHIFT, FILTER_RECORDS, FILTER_RULE_BITS, FILTER_TREES, FilterCell,
-        FilterEntry, FilterField, FilterHead,
+        FILTER_PROTOCOL, FILTER_PROTOCOL_SHIFT, FILTER_RECORDS, FILTER_RULE_BITS, FILTER_TCP_FLAGS,
+        FILTER_TCP_PLAIN, FILTER_TREES, FilterCell, FilterEntry, FilterField, FilterHead,
     },
-    wire::{Fragment, Packet, TCP},
+    wire::{ACK, FIN, Fragment, Packet, RST, SYN, TCP},
 };
 
 /// IP protocol number of ICMP.
@@ -90,6 +90,42 @@ fn put(words: &mut [u64; 16], at: usize, address: &[u8; 16], version: u8) {
         words[at + 2] = word(8);
     }
     words[at + 3] = word(12);
+}
+
+/// Which rules a packet is asked about: bit 1 those that [speak of flows](FilterEntry::speaks_of_flows), bit 0 the others.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// All of them: it belongs to no flow.
+    #[default]
+    All = 3,
+    /// Those that speak of flows: it belongs to a flow, which was allowed. Where another rule is the first that matches, it
+    /// passes.
+    Flags = 2,
+    /// The others: those have been asked, and let it pass.
+    Rest = 1,
+}
+
+impl Part {
+    /// Whether a rule is one of them.
+    #[inline(always)]
+    pub const fn includes(self, entry: &FilterEntry) -> bool {
+        self as u32 >> (entry.speaks_of_flows() as u32) & 1 != 0
+    }
+}
+
+/// Whether a TCP segment is one of those that the flow cache acts on: it has ACK, and neither SYN nor FIN nor RST.
+#[inline(always)]
+pub const fn is_plain_segment(flags: u8) -> bool {
+    flags & (SYN | FIN | RST | ACK) == ACK
+}
+
+/// Whether a packet of a flow is to be asked about. `rules`: the rule set's `filter_flags`; `flags`: its TCP flags.
+#[inline(always)]
+pub const fn asks_of_flows(rules: u32, protocol: u8, flags: u8) -> bool {
+    protocol == TCP
+        && rules & FILTER_TCP_FLAGS != 0
+        && (rules & FILTER_TCP_PLAIN != 0 || !is_plain_segment(flags))
 }
 
 /// What a walk has found.

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use netfast_common::{addr, wire::Packet};
+use netfast_common::{
+    addr,
+    wire::{ACK, Packet, SYN, TCP},
+};
 
 use super::state::Shared;
 use crate::{
@@ -68,9 +71,18 @@ fn packet(request: &ExplainRequest) -> Result<(Packet, Option<[u8; 2]>), ErrorBo
         return Err(usage(field, format!("packets of {protocol} have no ports")));
     }
     match (request.flags, protocol.0) {
-        (flags, 6) => packet.flags = flags.map_or(netfast_common::wire::SYN, |flags| flags.value),
+        (flags, TCP) => {
+            let usual = if request.established { ACK } else { SYN };
+            packet.flags = flags.map_or(usual, |flags| flags.value);
+        }
         (Some(_), _) => return Err(usage("flags", format!("packets of {protocol} have no TCP flags"))),
         (None, _) => {}
+    }
+    if request.established && protocol.0 != TCP {
+        return Err(usage(
+            "established",
+            format!("rules do not speak of packets of established flows of {protocol}, only of TCP"),
+        ));
     }
     let icmp = match (request.icmp, protocol.0) {
         (kind, 1 | 58) => {
@@ -106,7 +118,7 @@ fn service(rules: &Rules, request: &ExplainRequest) -> Option<String> {
 }
 
 impl Shared {
-    /// What would become of a packet that belongs to no flow.
+    /// What would become of a packet.
     pub(super) fn explain(&self, request: &ExplainRequest) -> Result<ExplainReply, ErrorBody> {
         let (packet, icmp) = packet(request)?;
         let host = self.netlink.host();
@@ -128,11 +140,18 @@ impl Shared {
             decided_by: None,
             policy: None,
             passes: Vec::new(),
-            service: service(rules, request),
+            service: if request.established { None } else { service(rules, request) },
         };
         for (rule, at) in expanded.rules.iter().zip(&expanded.positions) {
             if !rule.matches(&packet, ifindex, icmp) {
                 continue;
+            }
+            // The first match decides; where it does not speak of flows, the flow's packet passes.
+            if request.established && !rule.speaks_of_flows() {
+                if rule.action.goes_on() {
+                    continue;
+                }
+                break;
             }
             let at = *at as usize;
             match rules.filters.get(at) {

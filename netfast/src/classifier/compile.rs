@@ -302,7 +302,7 @@ impl Compiled {
         }
         for rule in rules.iter() {
             flags |= if rule.action.goes_on() { FILTER_ASK_SIDE } else { 0 };
-            flags |= if rule.tcp_flags.is_some_and(|[_, mask]| mask != 0) { FILTER_TCP_FLAGS } else { 0 };
+            flags |= if rule.speaks_of_flows() { FILTER_TCP_FLAGS } else { 0 };
             flags |= if rule.speaks_of_plain_segments() { FILTER_TCP_PLAIN } else { 0 };
         }
         Self { trees, flags, rules, orders, added, base }

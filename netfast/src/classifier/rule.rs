@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netfast_common::{
     abi::{self, FilterEntry},
     addr,
-    wire::{FIN, Fragment, Packet, RST, SYN, TCP},
+    wire::{ACK, FIN, Fragment, Packet, RST, SYN, TCP},
 };
 
 /// Source or destination addresses of a rule.
@@ -175,9 +175,15 @@ impl Rule {
             && self.vlan.is_none_or(|vlan| vlan == packet.vlan)
     }
 
-    /// Whether it can speak of a TCP segment without SYN, FIN and RST because of its flags.
+    /// Whether packets of established flows are asked about it: it names TCP flags, and does something else than to allow.
+    pub fn speaks_of_flows(&self) -> bool {
+        self.entry().speaks_of_flows()
+    }
+
+    /// Whether it speaks of flows and can match a segment with ACK and without SYN, FIN and RST.
     pub(super) fn speaks_of_plain_segments(&self) -> bool {
-        self.tcp_flags.is_some_and(|[value, mask]| mask != 0 && value & mask & (SYN | FIN | RST) == 0)
+        let plain = |[value, mask]: [u8; 2]| (value ^ ACK) & mask & (SYN | FIN | RST | ACK) == 0;
+        self.speaks_of_flows() && self.tcp_flags.is_some_and(plain)
     }
 
     /// Whether conditions stand in the entry alone.

@@ -1,9 +1,9 @@
 //! The compiled rules say what a linear match says.
 
 use netfast_common::{
-    abi::FlowKey,
+    abi::{FILTER_TCP_FLAGS, FILTER_TCP_PLAIN, FlowKey},
     addr,
-    wire::{Fragment, Packet, SYN, TCP, UDP},
+    wire::{ACK, Fragment, Packet, SYN, TCP, UDP},
 };
 use proptest::prelude::*;
 
@@ -323,4 +323,21 @@ fn the_same_rules_give_the_same_trees_and_more_effort_no_more_steps() {
     let limits = Limits { effort: Effort::Better, ..Limits::default() };
     let better = compile(&rules, &limits).unwrap();
     agree(&rules, &better, &mut numbers, 1000).unwrap();
+}
+
+#[test]
+fn rules_on_flags_speak_of_flows_unless_they_allow() {
+    let flags = |flags: [u8; 2], action| {
+        let rule = Rule { tcp_flags: Some(flags), action, ..Rule::default() };
+        compile(&[rule], &Limits::default()).unwrap().flags & (FILTER_TCP_FLAGS | FILTER_TCP_PLAIN)
+    };
+    let both = FILTER_TCP_FLAGS | FILTER_TCP_PLAIN;
+    assert_eq!(FILTER_TCP_FLAGS, flags([SYN, SYN | ACK], Action::Drop));
+    assert_eq!(FILTER_TCP_FLAGS, flags([0, 0x3f], Action::Drop), "a plain segment has ACK");
+    assert_eq!(FILTER_TCP_FLAGS, flags([SYN, SYN], Action::Limit(0)));
+    assert_eq!(both, flags([8, 8], Action::Count));
+    assert_eq!(both, flags([0, SYN], Action::Reject(0)));
+    assert_eq!(both, flags([ACK, ACK], Action::Drop));
+    assert_eq!(0, flags([ACK, ACK], Action::Allow));
+    assert_eq!(0, flags([0, 0], Action::Drop));
 }

@@ -12,14 +12,15 @@ use crate::{
 
 /// Shows which filter rule decides a packet, and which service would get it
 ///
-/// The packet is made up, and belongs to no flow: the packets of an established flow are not asked about one by one.
-/// Without --in rules on interfaces and policies do not match.
+/// The packet is made up, and belongs to no flow; with --established it is one of a TCP flow that was allowed: about those only
+/// rules on TCP flags are asked that do something else than to allow. Without --in rules on interfaces and policies do not match.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   netfast explain --in eth0 tcp 198.51.100.7:40000 192.0.2.10:443
   netfast explain udp [2001:db8::7]:5000 [2001:db8::10]:53
   netfast explain tcp 198.51.100.7:40000 192.0.2.10:443 --flags ack
+  netfast explain tcp 198.51.100.7:40000 192.0.2.10:443 --flags fin,ack --established
   netfast explain icmp 198.51.100.7 192.0.2.10 --icmp echo-request")]
 pub struct Explain {
     /// IP protocol: tcp, udp, icmp, icmpv6 or a number
@@ -33,7 +34,7 @@ pub struct Explain {
     /// Interface that the packet comes in by
     #[arg(long = "in", visible_alias = "interface", value_name = "IFACE")]
     interface: Option<String>,
-    /// TCP flags that are set [default: syn]
+    /// TCP flags that are set [default: syn; with --established ack]
     #[arg(long)]
     flags: Option<TcpFlags>,
     /// ICMP type, and code behind a / [default: echo-request]
@@ -42,6 +43,9 @@ pub struct Explain {
     /// VLAN [default: untagged]
     #[arg(long, value_name = "ID")]
     vlan: Option<u16>,
+    /// The packet belongs to an established TCP flow, in either direction
+    #[arg(long)]
+    established: bool,
 }
 
 impl Explain {
@@ -50,7 +54,7 @@ impl Explain {
     /// # Errors
     /// What the agent answered.
     pub async fn run(self, context: &Context) -> Outcome {
-        let Self { protocol, source, destination, interface, flags, icmp, vlan } = self;
+        let Self { protocol, source, destination, interface, flags, icmp, vlan, established } = self;
         if let Some(flags) = flags.filter(|flags| flags.value != flags.mask) {
             return Err(Failure::usage("flags", format_args!("{flags}: a packet has flags and no mask")));
         }
@@ -64,6 +68,7 @@ impl Explain {
             flags,
             icmp,
             vlan,
+            established,
         };
         let reply = context.client.explain(&request).await?;
         if context.output.is_json() {
@@ -73,7 +78,7 @@ impl Explain {
             context.output.line(&format!("passes    {}", rule(decider)))?;
         }
         context.output.line(&format!("filter    {}", decision(&reply)))?;
-        if reply.verdict == FilterAction::Allow {
+        if reply.verdict == FilterAction::Allow && !established {
             let service = reply.service.as_deref().unwrap_or("none: the packet goes to the kernel");
             context.output.line(&format!("service   {service}"))?;
         }

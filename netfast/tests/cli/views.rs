@@ -111,6 +111,10 @@ fn a_packet_is_explained() {
         Mock::empty().run("explain udp [2001:db8::7]:1 [2001:db8::10]:2").good(),
         "filter    no rule decides: allow\nservice   forward web\n"
     );
+    assert_eq!(
+        Mock::empty().run("explain tcp 203.0.113.7:1 192.0.2.10:22 --established").good(),
+        "filter    no rule decides: allow\n"
+    );
 }
 
 #[test]

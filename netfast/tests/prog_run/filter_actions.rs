@@ -29,7 +29,7 @@ fn icmp(kind: u8, code: u8) -> Frame {
 }
 
 /// Packets that each rule has counted.
-fn counts(bed: &Bed) -> Vec<u64> {
+pub fn counts(bed: &Bed) -> Vec<u64> {
     let counters = bed.sandbox.counters();
     bed.sandbox.ids().filters().iter().map(|id| counters.filter(id.index).packets).collect()
 }
@@ -113,7 +113,7 @@ fn counting_goes_on(bed: &mut Bed) {
 }
 
 /// The host knows its own addresses, to answer from.
-fn at_home(bed: &Bed) {
+pub fn at_home(bed: &Bed) {
     let [v4, v6] = ["198.51.100.254", "2001:db8:1::fe"].map(|text| text.parse::<IpAddr>().unwrap());
     let own = InterfaceAddress { v4: addr::from_ip(v4), v6: addr::from_ip(v6) };
     bed.sandbox.datapath().set_answer_addresses(&[(CLIENT_SIDE.0, own)]).unwrap();

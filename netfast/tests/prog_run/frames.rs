@@ -9,6 +9,9 @@ use etherparse::{
 use netfast::datapath::sandbox::mac_of;
 use netfast_common::wire::{ACK, FIN, RST, SYN, TCP, UDP};
 
+/// TCP flag PSH.
+pub const PSH: u8 = 0x08;
+
 pub type Mac = [u8; 6];
 
 /// What an IP packet carries.
@@ -247,6 +250,7 @@ impl Frame {
                 header.acknowledgment_number = if header.ack { self.numbers.1 } else { 0 };
                 header.fin = flags & FIN != 0;
                 header.rst = flags & RST != 0;
+                header.psh = flags & PSH != 0;
                 header.checksum = match (self.source.ip(), self.destination.ip()) {
                     (IpAddr::V4(a), IpAddr::V4(b)) => {
                         header.calc_checksum_ipv4_raw(a.octets(), b.octets(), &self.payload).unwrap()

@@ -10,6 +10,7 @@ mod family;
 mod family_icmp;
 mod filter;
 mod filter_actions;
+mod filter_flows;
 mod flows;
 mod forward;
 mod fragments;
@@ -38,6 +39,7 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     family_icmp::SCENARIOS,
     filter::SCENARIOS,
     filter_actions::SCENARIOS,
+    filter_flows::SCENARIOS,
     flows::SCENARIOS,
     forward::SCENARIOS,
     hops::SCENARIOS,

@@ -122,6 +122,9 @@ pub struct ExplainRequest {
     /// VLAN; without it untagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
+    /// A TCP packet of an established flow: only rules on TCP flags that do something else than to allow are asked about it.
+    #[serde(default)]
+    pub established: bool,
 }
 
 /// Answer of `POST /v1/explain`.
