@@ -67,7 +67,7 @@ pub fn asks_of_flows(run: &Run, protocol: u8, flags: u8) -> bool {
 }
 
 /// What becomes of `packet` (`length` bytes) if the filter does not let it on. Counts it for the rule that decides, and for
-/// those before it that count: those of them that are in `part`.
+/// those before it that count: those of them that are in `scratch.filter.part`.
 #[inline(always)]
 pub fn refuses(
     ctx: &XdpContext,
@@ -75,7 +75,6 @@ pub fn refuses(
     packet: &Packet,
     length: usize,
     scratch: &mut Scratch,
-    part: Part,
 ) -> Option<Outcome> {
     let slot = run.slot();
     let rules = RULE_SETS.get(slot)?;
@@ -90,15 +89,14 @@ pub fn refuses(
         None
     };
     scratch.subject.describe(packet, run.ifindex, icmp);
-    scratch.filter = Question {
-        slot,
-        length: length as u32,
-        over: 0,
-        part,
-        now: run.now,
-        hz: run.config.hz,
-        seed: run.config.seed,
-    };
+    // Field by field, for the part stands there already. As an argument it would be three known numbers to the verifier, which
+    // would look at all of this three times.
+    scratch.filter.slot = slot;
+    scratch.filter.length = length as u32;
+    scratch.filter.over = 0;
+    scratch.filter.now = run.now;
+    scratch.filter.hz = run.config.hz;
+    scratch.filter.seed = run.config.seed;
     let v6 = packet.version == 6;
     // The trees' function finds this memory by itself: what is written must be there before, and what is read come after.
     let scratch = black_box(scratch);
@@ -115,7 +113,7 @@ pub fn refuses(
         return None;
     }
     let rule = walk.rule();
-    if matches!(part, Part::Flags) {
+    if matches!(scratch.filter.part, Part::Flags) {
         // Conditions on flags stand in the entry.
         let speaks = walk.tail & FILTER_EXTRA != 0
             && FILTER_RULES.get(2 * rule + slot).is_some_and(FilterEntry::speaks_of_flows);

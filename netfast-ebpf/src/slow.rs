@@ -134,7 +134,8 @@ pub fn filter(ctx: &XdpContext, run: &Run) -> Step {
         _ if scratch.asked == run.generation => Part::Rest,
         _ => Part::All,
     };
-    if let Some(outcome) = classify::refuses(ctx, run, packet, frame::length(ctx), scratch, part) {
+    scratch.filter.part = part;
+    if let Some(outcome) = classify::refuses(ctx, run, packet, frame::length(ctx), scratch) {
         return Step::Done(outcome);
     }
     scratch.asked = run.generation;
