@@ -82,4 +82,34 @@ pub struct ReferenceFlow {
     pub mac: [u32; 3],
 }
 
-pod!(TraceFrame => 80, TraceState => 8, Plan => 96, ReferenceKey => 16, ReferenceFlow => 32);
+/// What a CPU's packet generator sends (`bench_generate`): its element of the per-CPU map `STREAM`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stream {
+    /// First bytes of the frame: Ethernet, IPv4 and UDP headers and 22 bytes of payload.
+    pub template: [u64; 8],
+    /// Generator's state.
+    pub position: u32,
+    /// Number of flows minus one (a power of two minus one), if they come evenly.
+    pub mask: u32,
+    /// Number of elements of the map `SEQUENCE` minus one (a power of two minus one), if flows come in its order; else 0.
+    pub sequence: u32,
+    /// First client address, host order; flow `n` is of address `n & 255`, port `FIRST_PORT + n / 256`.
+    pub address: u32,
+    /// Sum of the IPv4 header's words without source address and checksum, not folded.
+    pub ip_sum: u32,
+    /// Sum of the words of UDP's pseudo header, header and payload without source address, source port and checksum.
+    pub udp_sum: u32,
+    /// Frames made.
+    pub made: u64,
+}
+
+/// Client addresses of a [`Stream`], as shift.
+pub const STREAM_ADDRESS_BITS: u32 = 8;
+
+/// Element 0 of the map `SINK_MODE`: the sink counts and drops.
+pub const SINK_DROPS: u32 = 0;
+/// The sink answers: it sends UDP datagrams back with addresses and ports exchanged.
+pub const SINK_ANSWERS: u32 = 1;
+
+pod!(Stream => 96, TraceFrame => 80, TraceState => 8, Plan => 96, ReferenceKey => 16, ReferenceFlow => 32);

@@ -8,4 +8,6 @@
 fn main() {}
 
 #[cfg(target_arch = "bpf")]
+mod live;
+#[cfg(target_arch = "bpf")]
 mod programs;

@@ -38,7 +38,7 @@ static REFERENCE: HashMap<ReferenceKey, ReferenceFlow, 1024> = HashMap::new();
 ///
 /// The bytes lie in the frame, as checked by the caller; alignment as in `frame.rs` of the real program.
 #[inline(always)]
-unsafe fn load<T: Copy>(address: usize) -> T {
+pub unsafe fn load<T: Copy>(address: usize) -> T {
     // SAFETY: see above.
     unsafe { *(address as *const T) }
 }
@@ -47,7 +47,7 @@ unsafe fn load<T: Copy>(address: usize) -> T {
 ///
 /// As for [`load`].
 #[inline(always)]
-unsafe fn store<T>(address: usize, value: T) {
+pub unsafe fn store<T>(address: usize, value: T) {
     // SAFETY: see above.
     unsafe { *(address as *mut T) = value }
 }

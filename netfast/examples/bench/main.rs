@@ -9,7 +9,10 @@ mod bed;
 mod cases;
 mod classify;
 mod generate;
+mod live;
 mod measure;
+#[path = "../../../xtask/src/netns.rs"]
+mod netns;
 mod report;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -34,6 +37,8 @@ enum What {
     Prog(ProgArgs),
     /// The filter's classifier: a rule set and a trace in ClassBench's format, or made up.
     Classify(classify::Args),
+    /// Packets a second through veth pairs: netfast beside bare XDP programs, the kernel and nftables.
+    Live(live::Args),
     /// A million flows: memory, sweeps, new flows beside them, a flood of openings.
     Ageing {
         /// Write the results as JSON.
@@ -75,6 +80,7 @@ fn run() -> Result<bool> {
     let args = match Args::parse().what {
         What::Prog(args) => args,
         What::Classify(args) => return classify::run(&args),
+        What::Live(args) => return live::run(&args),
         What::Ageing { json } => return ageing::run(json.as_deref()).map(|()| true),
     };
     for flows in &args.flows {

@@ -1,0 +1,180 @@
+//! Turns: a case's packets for a while, and what came out.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    cases::{Case, TWICE},
+    kernel::Generator,
+    stream::{Destination, stream},
+    world::World,
+};
+use crate::{measure::median, netns::wait_for};
+
+/// From the first packet until it counts.
+const SETTLE: Duration = Duration::from_millis(30);
+/// Least part of the best rate that a generator must reach for a turn to count.
+const STEADY: f64 = 0.85;
+/// Attempts at a turn.
+const ATTEMPTS: usize = 3;
+
+/// A turn: packets a second in millions that came out, and that were sent.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    round: usize,
+    out: f64,
+    offered: f64,
+}
+
+/// All turns.
+pub struct Turns {
+    length: Duration,
+    cpu: usize,
+    samples: HashMap<&'static str, Vec<Sample>>,
+    best: HashMap<&'static str, f64>,
+    dropped: u32,
+}
+
+impl Turns {
+    /// Turns of such a length, on boxes that work on `cpu`.
+    pub fn new(length: Duration, cpu: usize) -> Self {
+        Self { length, cpu, samples: HashMap::new(), best: HashMap::new(), dropped: 0 }
+    }
+
+    /// A case's turn; round 0 does not count.
+    pub fn take(&mut self, world: &mut World, case: &Case, round: usize) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let sample = self.turn(world, case, round).with_context(|| case.name.to_owned())?;
+            if round == 0 {
+                return Ok(());
+            }
+            let best = self.best.entry(case.name).or_default();
+            *best = best.max(sample.offered);
+            if sample.offered >= STEADY * *best {
+                self.samples.entry(case.name).or_default().push(sample);
+                return Ok(());
+            }
+            self.dropped += 1;
+        }
+        Ok(())
+    }
+
+    fn turn(&self, world: &mut World, case: &Case, round: usize) -> Result<Sample> {
+        let generators = self.start(world, case, case.flows, case.zipf)?;
+        std::thread::sleep(SETTLE);
+        let (began, made, seen) = (Instant::now(), world.programs.made()?, world.programs.seen()?);
+        std::thread::sleep(self.length);
+        let (seconds, made, seen) =
+            (began.elapsed().as_secs_f64(), world.programs.made()? - made, world.programs.seen()? - seen);
+        generators.into_iter().try_for_each(Generator::stop)?;
+        ensure!(seen > 0, "nothing came out");
+        let rate = |packets: u64| packets as f64 / seconds / 1e6;
+        Ok(Sample { round, out: rate(seen), offered: rate(made) })
+    }
+
+    /// Starts the generators, and waits for the first packet that comes out.
+    fn start(&self, world: &mut World, case: &Case, flows: u32, zipf: bool) -> Result<Vec<Generator>> {
+        let station = world.stations.iter().find(|station| station.kind == case.kind);
+        let station = station.context("no such box")?;
+        let to = Destination { mac: station.mac, address: case.to.0, port: case.to.1 };
+        let (from, device) = (station.generator_mac, station.generator.clone());
+        let sequence = if zipf { super::kernel::SEQUENCE - 1 } else { 0 };
+        world.programs.set_streams(|cpu| stream(&to, from, flows, sequence, cpu))?;
+        let before = world.programs.seen()?;
+        // A box with queues receives where it is sent from.
+        let cpus = if case.kind.queues() { [self.cpu, 0] } else { [0, 0] };
+        let generators = cpus
+            .into_iter()
+            .take(case.generators)
+            .map(|cpu| world.programs.generate(&world.generator, &device, cpu))
+            .collect::<Result<Vec<_>>>()?;
+        let first = wait_for("the first packet", Duration::from_secs(10), || {
+            let ended = generators.iter().any(Generator::is_finished);
+            Ok((ended || world.programs.seen()? > before).then_some(ended))
+        });
+        match first {
+            Ok(false) => Ok(generators),
+            // One that has ended says why.
+            Ok(true) => {
+                generators.into_iter().try_for_each(Generator::stop)?;
+                anyhow::bail!("a generator ended by itself")
+            }
+            Err(error) => Err(error.context(format!("{device}: sent {}", world.programs.made()?))),
+        }
+    }
+
+    /// Sends packets of all flows until the agent counts so many confirmed ones; the sink answers meanwhile.
+    pub fn make_flows(&self, world: &mut World, case: &Case) -> Result<()> {
+        // Of each flow alike: those that are rare are to be there, too.
+        let generators = self.start(world, case, case.flows, false)?;
+        let station = world.stations.iter().find(|station| station.kind == case.kind);
+        let agent = station.and_then(|station| station.agent.as_ref()).context("the box has no agent")?;
+        let wanted = (u64::from(case.flows) * case.generators as u64).saturating_sub(1);
+        let mut last = serde_json::Value::Null;
+        let made = wait_for("the flows", Duration::from_secs(60), || {
+            last = agent.json(&["status"])?;
+            Ok((last["flows"].as_u64() > Some(wanted)).then_some(()))
+        });
+        generators.into_iter().try_for_each(Generator::stop)?;
+        made.with_context(|| format!("{}: {last}\n{}", case.name, agent.log()))
+    }
+
+    fn of(&self, name: &str) -> &[Sample] {
+        self.samples.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Median of packets a second, in millions.
+    pub fn median(&self, name: &str) -> f64 {
+        median(&mut self.of(name).iter().map(|sample| sample.out).collect::<Vec<_>>())
+    }
+
+    /// Median of those that were sent.
+    pub fn offered(&self, name: &str) -> f64 {
+        median(&mut self.of(name).iter().map(|sample| sample.offered).collect::<Vec<_>>())
+    }
+
+    /// Number of turns that count.
+    pub fn samples(&self, name: &str) -> usize {
+        self.of(name).len()
+    }
+
+    /// Turns that were thrown away, since the generator was held up.
+    pub const fn dropped(&self) -> u32 {
+        self.dropped
+    }
+
+    /// Median over the rounds of the ratio of two cases' turns in the same round.
+    pub fn ratio(&self, of: &str, to: &str) -> f64 {
+        let mean = |name: &str, round: usize| {
+            let mut turns: Vec<f64> = self
+                .of(name)
+                .iter()
+                .filter(|sample| sample.round == round)
+                .map(|sample| sample.out)
+                .collect();
+            median(&mut turns)
+        };
+        let rounds = self.of(of).iter().map(|sample| sample.round).max().unwrap_or(0);
+        let mut ratios: Vec<f64> = (1..=rounds)
+            .map(|round| mean(of, round) / mean(to, round))
+            .filter(|ratio| ratio.is_finite())
+            .collect();
+        median(&mut ratios)
+    }
+
+    /// Median of second turns to first ones of the same round, of the cases that have two.
+    pub fn aa(&self) -> f64 {
+        let mut ratios = Vec::new();
+        for (name, _) in TWICE {
+            let samples = self.of(name);
+            for pair in samples.windows(2).filter(|pair| pair[0].round == pair[1].round) {
+                ratios.push(pair[1].out / pair[0].out);
+            }
+        }
+        median(&mut ratios)
+    }
+}
