@@ -4,7 +4,10 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 
-use crate::examples;
+use crate::{
+    commands, examples,
+    setup::{self, Group},
+};
 
 /// Measure the program; `bench --help` tells more
 #[derive(Debug, clap::Args)]
@@ -15,7 +18,13 @@ pub struct Args {
     args: Vec<OsString>,
 }
 
-/// Passes everything on.
+/// Passes everything on. Where the real agent is measured, it is built before.
 pub fn run(args: Args) -> Result<()> {
+    let agents = ["live"];
+    if args.args.iter().any(|arg| agents.iter().any(|name| arg == name)) {
+        setup::ensure(Group::Build)?;
+        let line = ["build", "--release", "--package", "netfast", "--bin", "netfast"];
+        commands::quiet("build-release", commands::cargo().args(line))?;
+    }
     examples::run("bench", &args.args)
 }

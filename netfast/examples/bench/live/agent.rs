@@ -22,9 +22,7 @@ pub struct Agent {
     process: Process,
     binary: PathBuf,
     namespace: Namespace,
-    config: PathBuf,
     socket: PathBuf,
-    cpu: Option<usize>,
 }
 
 /// The program: what the user names, or what the same build has made.
@@ -66,8 +64,7 @@ impl Agent {
         fs::write(&config, text)?;
         let process = spawn(binary, namespace, &config, name, cpu)?;
         let socket = dir.join("run/netfast.sock");
-        let mut agent =
-            Self { process, binary: binary.to_owned(), namespace: namespace.clone(), config, socket, cpu };
+        let mut agent = Self { process, binary: binary.to_owned(), namespace: namespace.clone(), socket };
         agent.wait_ready()?;
         if !rules.is_empty() {
             agent.ok(&["apply", "-f", &dir.join("rules.toml").display().to_string()])?;
@@ -75,29 +72,9 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Kills it as a crash would, and starts it again; returns the time from the start until it answers and is ready.
-    pub fn restart(&mut self, name: &str) -> Result<Duration> {
-        self.process.signal(nix::sys::signal::Signal::SIGKILL)?;
-        self.process.wait(PATIENCE)?;
-        let began = std::time::Instant::now();
-        self.process = spawn(&self.binary, &self.namespace, &self.config, name, self.cpu)?;
-        self.wait_ready()?;
-        Ok(began.elapsed())
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
     /// Its log.
     pub fn log(&self) -> String {
         self.process.log()
-    }
-
-    /// Its API's socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
     }
 
     fn run(&self, arguments: &[&str]) -> Result<Output> {
@@ -144,7 +121,7 @@ fn spawn(
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             if let Some(cpu) = cpu {
-                kernel::pin_thread(cpu)?;
+                kernel::take_cpu(cpu)?;
             }
             let mut command = namespace.command(binary);
             namespace.spawn(&format!("agent-{name}"), command.args(["agent", "--config"]).arg(config))

@@ -114,7 +114,7 @@ impl Programs {
         let thread = std::thread::spawn(move || -> Result<()> {
             let file = std::fs::File::open(namespace.path())?;
             nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
-            pin_thread(cpu)?;
+            take_cpu(cpu)?;
             let program = Xdp::from_pin(&pin, XdpAttachType::Interface)?;
             let mut context = [0u8; 24];
             context[4..8].copy_from_slice(&64u32.to_ne_bytes());
@@ -187,15 +187,25 @@ fn install_handler() -> Result<()> {
     Ok(result?)
 }
 
-/// Pins the calling thread.
-pub fn pin_thread(cpu: usize) -> Result<()> {
-    pin(0, cpu)
+/// Pins the calling thread, and puts it before what else runs on the machine.
+pub fn take_cpu(cpu: usize) -> Result<()> {
+    pin(0, cpu)?;
+    prefer(0)
 }
 
 fn pin(pid: i32, cpu: usize) -> Result<()> {
     let mut set = nix::sched::CpuSet::new();
     set.set(cpu)?;
     Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(pid), &set)?)
+}
+
+/// Gives a thread the highest weight that is not real-time: generator, NAPI, agent and server alike, so that they share a CPU as they
+/// would without it.
+fn prefer(pid: i32) -> Result<()> {
+    // SAFETY: a plain system call.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, pid.cast_unsigned(), -20) };
+    ensure!(result == 0, "cannot raise the priority: {}", std::io::Error::last_os_error());
+    Ok(())
 }
 
 /// Gives a device's receive queue a kernel thread of its own on a CPU.
@@ -220,5 +230,5 @@ pub fn thread_napi(namespace: &Namespace, device: &str, cpu: usize) -> Result<()
     })
     .context("threads of NAPI are seen in the first PID namespace only: run this outside of a sandbox")?;
     ensure!(pids.len() == 1, "{device} of an earlier run is still there ({} NAPI threads)", pids.len());
-    pids.into_iter().try_for_each(|pid| pin(pid, cpu))
+    pids.into_iter().try_for_each(|pid| pin(pid, cpu).and_then(|()| prefer(pid)))
 }

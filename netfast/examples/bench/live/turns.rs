@@ -49,6 +49,10 @@ impl Turns {
     pub fn take(&mut self, world: &mut World, case: &Case, round: usize) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let sample = self.turn(world, case, round).with_context(|| case.name.to_owned())?;
+            if sample.out == 0.0 {
+                self.dropped += 1;
+                continue;
+            }
             if round == 0 {
                 return Ok(());
             }
@@ -60,6 +64,7 @@ impl Turns {
             }
             self.dropped += 1;
         }
+        ensure!(round > 0, "{}: nothing came out in {ATTEMPTS} turns", case.name);
         Ok(())
     }
 
@@ -71,7 +76,6 @@ impl Turns {
         let (seconds, made, seen) =
             (began.elapsed().as_secs_f64(), world.programs.made()? - made, world.programs.seen()? - seen);
         generators.into_iter().try_for_each(Generator::stop)?;
-        ensure!(seen > 0, "nothing came out");
         let rate = |packets: u64| packets as f64 / seconds / 1e6;
         Ok(Sample { round, out: rate(seen), offered: rate(made) })
     }

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     agent::Agent,
-    kernel::{Programs, pin_thread, thread_napi},
+    kernel::{Programs, take_cpu, thread_napi},
 };
 use crate::netns::{Namespace, Testbed, output};
 
@@ -28,7 +28,7 @@ pub const SERVICE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// The first target's.
 pub const TARGET: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// Targets of the forward: so many that 131,072 flows find source ports.
-const TARGETS: u8 = 16;
+const TARGETS: u8 = 32;
 /// Rules of the filters.
 const RULES: u32 = 1000;
 
@@ -179,7 +179,7 @@ impl World {
                     &host,
                     &format!(
                         "table ip nat {{ chain pre {{ type nat hook prerouting priority dstnat; \
-                         ip daddr {SERVICE} udp dport 53 dnat to {TARGET}:5353; }} }}"
+                         ip daddr {SERVICE} udp dport 53 dnat to {TARGET}:5353; }}; }}"
                     ),
                 )?;
             }
@@ -190,7 +190,9 @@ impl World {
                     .collect();
                 nft(
                     &host,
-                    &format!("table ip f {{ chain fwd {{ type filter hook forward priority 0;\n{rules}}} }}"),
+                    &format!(
+                        "table ip bench {{ chain linear {{ type filter hook forward priority 0;\n{rules}}}; }}"
+                    ),
                 )?;
             }
         }
@@ -246,7 +248,7 @@ fn forward_rules() -> String {
 
 /// Sources and ports of the filters' rules: nobody's of those that send.
 fn blocked() -> impl Iterator<Item = (Ipv4Addr, u16)> {
-    (0..RULES).map(|n| (Ipv4Addr::new(203, 0, (n >> 8) as u8, n as u8), 1024 + n as u16))
+    (0..RULES).map(|n| (Ipv4Addr::new(203, 0, 112 + (n >> 8) as u8, n as u8), 1024 + n as u16))
 }
 
 fn filter_rules() -> String {
@@ -270,7 +272,7 @@ impl Server {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let _ = pin_thread(cpu);
+            let _ = take_cpu(cpu);
             let mut buffer = [0; 2048];
             while !flag.load(Ordering::Relaxed) {
                 if let Ok((size, from)) = socket.recv_from(&mut buffer) {
