@@ -60,6 +60,13 @@ impl Delta {
         !fold(self.0 + (!checksum) as u64)
     }
 
+    /// The change in 16 bits, to be kept and applied by [`apply_folded`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn folded(self) -> u16 {
+        fold(self.0)
+    }
+
     /// The UDP checksum field after the change: over IPv4 none (0) stays none (RFC 768), and a computed 0 is sent as
     /// FFFF (RFC 768, RFC 8200 8.1).
     #[inline(always)]
@@ -72,11 +79,34 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn apply_udp_word(self, checksum: u16) -> u16 {
-        if checksum == 0 {
-            return 0;
-        }
-        let new = self.apply_word(checksum);
-        if new == 0 { 0xffff } else { new }
+        udp_field(checksum, self.apply_word(checksum))
+    }
+}
+
+/// A checksum field, read as one native word, after a change that was [`Delta::folded`] before.
+#[inline(always)]
+#[must_use]
+pub const fn apply_folded(delta: u16, checksum: u16) -> u16 {
+    // At most 1FFFE: the carry goes around once.
+    let sum = (!checksum) as u32 + delta as u32;
+    !((sum + (sum >> 16)) as u16)
+}
+
+/// [`apply_folded`] for the checksum field of UDP, see [`Delta::apply_udp`].
+#[inline(always)]
+#[must_use]
+pub const fn apply_folded_udp(delta: u16, checksum: u16) -> u16 {
+    udp_field(checksum, apply_folded(delta, checksum))
+}
+
+#[inline(always)]
+const fn udp_field(old: u16, new: u16) -> u16 {
+    if old == 0 {
+        0
+    } else if new == 0 {
+        0xffff
+    } else {
+        new
     }
 }
 
@@ -123,6 +153,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_folded_change_is_the_same_change(old: [u32; 3], new: [u32; 3], checksum: u16) {
+            let delta = old.iter().zip(new).fold(Delta::NONE, |d, (old, new)| d.word32(*old, new));
+            prop_assert_eq!(delta.apply_word(checksum), apply_folded(delta.folded(), checksum));
+            prop_assert_eq!(delta.apply_udp_word(checksum), apply_folded_udp(delta.folded(), checksum));
+        }
+
         #[test]
         fn incremental_equals_full(mut bytes in prop::collection::vec(any::<u8>(), 40), new in any::<[u8; 4]>(), port in any::<[u8; 2]>()) {
             let before = full(&[&bytes]);

@@ -3,7 +3,10 @@
 //! Headers are seen as native 32-bit words ([`Words`]): one load and one store a word on both sides of the kernel's
 //! border. The ones' complement sum does not care about byte order (RFC 1071 1.2).
 
-use crate::checksum::Delta;
+use crate::{
+    abi::FlowKey,
+    checksum::{self, Delta},
+};
 
 /// A header as 32-bit words in native byte order, as they lie in memory.
 pub trait Words {
@@ -30,12 +33,43 @@ pub fn ipv4(header: &mut impl Words, source: u32, destination: u32) -> Delta {
         .word32(header.word(IPV4_SOURCE), source)
         .word32(header.word(IPV4_DESTINATION), destination);
     let [ttl, protocol, c0, c1] = header.word(IPV4_TTL).to_ne_bytes();
-    // One less in the TTL changes the sum by the same amount whatever the TTL is.
-    let [c0, c1] = addresses.word([1, 0], [0, 0]).apply([c0, c1]);
+    let [c0, c1] = addresses.and(TTL_STEP).apply([c0, c1]);
     header.put(IPV4_TTL, u32::from_ne_bytes([ttl.wrapping_sub(1), protocol, c0, c1]));
     header.put(IPV4_SOURCE, source);
     header.put(IPV4_DESTINATION, destination);
     addresses
+}
+
+/// One less in the TTL, which changes the sum by the same amount whatever the TTL is.
+const TTL_STEP: Delta = Delta::NONE.word([1, 0], [0, 0]);
+
+/// What the checksums of an IPv4 packet of `old` change by when it leaves as `new`: that of the IP header (its TTL, lower by
+/// one, included) in the low half, that of the transport header in the high one.
+#[inline(always)]
+pub const fn deltas4(old: &FlowKey, new: &FlowKey) -> u32 {
+    const fn word(a: &[u8; 16]) -> u32 {
+        u32::from_ne_bytes([a[12], a[13], a[14], a[15]])
+    }
+    const fn ports(key: &FlowKey) -> u32 {
+        let (s, d) = (key.source_port, key.destination_port);
+        u32::from_ne_bytes([s[0], s[1], d[0], d[1]])
+    }
+    let addresses = Delta::NONE
+        .word32(word(&old.source), word(&new.source))
+        .word32(word(&old.destination), word(&new.destination));
+    let transport = addresses.word32(ports(old), ports(new));
+    addresses.and(TTL_STEP).folded() as u32 | (transport.folded() as u32) << 16
+}
+
+/// [`ipv4`] with the change that [`deltas4`] has found.
+#[inline(always)]
+pub fn ipv4_by(header: &mut impl Words, source: u32, destination: u32, deltas: u32) {
+    let word = header.word(IPV4_TTL);
+    let [ttl, protocol, c0, c1] = word.to_ne_bytes();
+    let [c0, c1] = checksum::apply_folded(deltas as u16, u16::from_ne_bytes([c0, c1])).to_ne_bytes();
+    header.put(IPV4_TTL, u32::from_ne_bytes([ttl.wrapping_sub(1), protocol, c0, c1]));
+    header.put(IPV4_SOURCE, source);
+    header.put(IPV4_DESTINATION, destination);
 }
 
 /// Puts new addresses into an IPv6 header and lowers its hop limit by one. Returns what the transport checksum's
@@ -232,6 +266,37 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn changes_found_before_are_those_of_the_packet(
+            header in prop::collection::vec(any::<u8>(), 20), mut udp in prop::collection::vec(any::<u8>(), 8),
+            new: [u8; 12], nothing: bool,
+        ) {
+            let mapped = |a: &[u8]| crate::addr::from_v4([a[0], a[1], a[2], a[3]]);
+            let key = |a: &[u8], ports: &[u8]| FlowKey {
+                source: mapped(&a[..4]),
+                destination: mapped(&a[4..8]),
+                source_port: [ports[0], ports[1]],
+                destination_port: [ports[2], ports[3]],
+                ..FlowKey::default()
+            };
+            let old = key(&header[12..], &udp);
+            let new = if nothing { old } else { key(&new[..8], &new[8..]) };
+            let (source, destination) =
+                (native(new.source[12..].try_into().unwrap()), native(new.destination[12..].try_into().unwrap()));
+            let deltas = deltas4(&old, &new);
+            let (mut by, mut plain) = (header.clone(), header);
+            let pseudo = ipv4(&mut plain, source, destination);
+            ipv4_by(&mut by, source, destination, deltas);
+            prop_assert_eq!(by, plain);
+            let [s, d] = [new.source_port, new.destination_port];
+            let delta = ports(&mut udp, native([s[0], s[1], d[0], d[1]]), pseudo);
+            for checksum in [0, 1, 0x1234, 0xffff] {
+                let transport = (deltas >> 16) as u16;
+                prop_assert_eq!(delta.apply_word(checksum), checksum::apply_folded(transport, checksum));
+                prop_assert_eq!(delta.apply_udp_word(checksum), checksum::apply_folded_udp(transport, checksum));
+            }
+        }
+
         /// RFC 6864 4: the identification is not touched, DF is not cleared; nor is the rest (RFC 791, RFC 8200).
         #[test]
         fn nothing_else_of_the_header_changes(before4 in prop::collection::vec(any::<u8>(), 20), before6 in prop::collection::vec(any::<u8>(), 40), new in any::<[u8; 4]>()) {

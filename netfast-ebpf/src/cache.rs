@@ -28,6 +28,8 @@ pub struct Fill {
     pub next_hop: u16,
     /// Index of the target or of the echo reflector.
     pub target: u16,
+    /// What the checksums of IPv4 packets change by.
+    pub deltas: u32,
 }
 
 /// Where a tuple may be cached: in either of two sets of this CPU's part. With one place and half of the lines in use, one
@@ -148,6 +150,7 @@ fn fill4(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
         (*way).address = tail4(&fill.address);
         (*way).next_hop = fill.next_hop;
         (*way).target = fill.target;
+        (*way).deltas = fill.deltas;
         (*way).tail = tail;
     }
 }

@@ -46,6 +46,7 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16) -> Outco
         port: packet.key.source_port,
         next_hop: 0,
         target: index,
+        deltas: 0,
     };
     cache::fill(run, packet.version, &packet.key, &line);
     answer(ctx, run, packet, index, tag)

@@ -8,7 +8,7 @@ use netfast_common::{
     abi::{
         CacheLine4, CacheLine6, CacheSet4, CacheSet6, LineKind, Mode, NextHop, Target, tail_kind, tail_port,
     },
-    checksum::Delta,
+    checksum,
     rewrite::{self, Words},
     wire::{ACK, FIN, RST, SYN, TCP, UDP},
 };
@@ -128,8 +128,16 @@ fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     };
     // SAFETY: 20 bytes from `ip` are there.
     let mut header = unsafe { Header::<20>::checked(ip) };
-    let pseudo = rewrite::ipv4(&mut header, source, destination);
-    put_transport(l4, end, udp, ports, pseudo)?;
+    rewrite::ipv4_by(&mut header, source, destination, line.deltas);
+    let transport = (line.deltas >> 16) as u16;
+    put_transport(
+        l4,
+        end,
+        udp,
+        ports,
+        |_, checksum| checksum::apply_folded_udp(transport, checksum),
+        |_, checksum| checksum::apply_folded(transport, checksum),
+    )?;
     Some(leave(ctx, run, l3, hop, kind, line.target, end - data))
 }
 
@@ -179,7 +187,14 @@ fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
         None => [header.word(2), header.word(3), header.word(4), header.word(5)],
     };
     let pseudo = rewrite::ipv6(&mut header, source, address_words(&line.address));
-    put_transport(l4, end, udp, ports, pseudo)?;
+    put_transport(
+        l4,
+        end,
+        udp,
+        ports,
+        |old, checksum| pseudo.word32(old, ports).apply_udp_word(checksum),
+        |old, checksum| pseudo.word32(old, ports).apply_word(checksum),
+    )?;
     Some(leave(ctx, run, l3, hop, kind, line.target, end - data))
 }
 
@@ -275,22 +290,32 @@ fn translation(kind: u8, target: &'static Target, ports: u32, tail: u64) -> (u32
     }
 }
 
-/// Ports and checksum. `None` cannot happen (`is_plain` has checked); the verifier wants it said.
+/// Ports and checksum, which `for_udp` and `for_tcp` make of the ports before and the checksum. `None` cannot happen
+/// (`is_plain` has checked); the verifier wants it said.
 #[inline(always)]
-fn put_transport(l4: usize, end: usize, udp: bool, ports: u32, pseudo: Delta) -> Option<()> {
+fn put_transport(
+    l4: usize,
+    end: usize,
+    udp: bool,
+    ports: u32,
+    for_udp: impl FnOnce(u32, u16) -> u16,
+    for_tcp: impl FnOnce(u32, u16) -> u16,
+) -> Option<()> {
     if udp {
         // SAFETY: 8 bytes from `l4` were checked by the caller.
         let mut header = unsafe { Header::<8>::checked(l4) };
-        let delta = rewrite::ports(&mut header, ports, pseudo);
-        header.set::<u16>(6, delta.apply_udp_word(header.get(6)));
+        let checksum = for_udp(header.word(0), header.get(6));
+        header.put(0, ports);
+        header.set::<u16>(6, checksum);
     } else {
         if l4 + 18 > end {
             return None;
         }
         // SAFETY: 18 bytes are there.
         let mut header = unsafe { Header::<18>::checked(l4) };
-        let delta = rewrite::ports(&mut header, ports, pseudo);
-        header.set::<u16>(16, delta.apply_word(header.get(16)));
+        let checksum = for_tcp(header.word(0), header.get(16));
+        header.put(0, ports);
+        header.set::<u16>(16, checksum);
     }
     Some(())
 }

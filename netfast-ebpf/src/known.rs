@@ -5,6 +5,7 @@ use netfast_common::{
     Reason,
     abi::{Flow, FlowKey, LineKind, MAX_FORWARDS, NextHop},
     flow::{self, ORIGINAL, REPLY, State},
+    rewrite,
     snat::{Way, way as way_of},
     wire::{ACK, FIN, Packet, RST, SYN, TCP, UDP},
 };
@@ -262,6 +263,7 @@ fn go_on(
             port,
             next_hop: flow.next_hop,
             target: flow.target,
+            deltas: rewrite::deltas4(&packet.key, &flow.translated),
         };
         cache::fill(run, packet.version, &packet.key, &line);
     }

@@ -91,8 +91,8 @@ pub struct CacheLine4 {
     pub next_hop: u16,
     /// Index of the target, or of the echo reflector.
     pub target: u16,
-    /// Zero.
-    pub pad: u32,
+    /// What the checksums change by ([`crate::rewrite::deltas4`]); of an echo 0.
+    pub deltas: u32,
     /// See [`line_tail`].
     pub tail: u64,
 }
