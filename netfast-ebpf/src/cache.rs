@@ -32,8 +32,8 @@ pub struct Fill {
     pub deltas: u32,
 }
 
-/// Where a tuple may be cached: in either of two sets of this CPU's part. With one place and half of the lines in use, one
-/// flow in twelve would find its set full; with two, hardly any.
+/// Where a tuple may be cached: in either of two sets of this CPU's part. With one place and a quarter of the lines in use,
+/// one flow in thirty would find its set full; with two, hardly any.
 #[derive(Clone, Copy)]
 pub struct Place {
     base: u32,
@@ -209,8 +209,9 @@ fn choose<T>(
     }
     let dead = |way| is_dead(run, tail(way));
     let (dead_a, dead_b, dead_c, dead_d) = (dead(a), dead(b), dead(c), dead(d));
-    // Two free ways in the second set beat one in the first: with that rule almost no flow of a half-full cache is left
-    // without a way (about one in a hundred); taking the first set as long as it has one would leave one in forty.
+    // Two free ways in the second set beat one in the first: of a cache that is a quarter full this leaves three flows in ten
+    // thousand without a way (half full: nine in a thousand); taking the first set as long as it has one would leave five
+    // times as many.
     if dead_c && dead_d && !(dead_a && dead_b) {
         c
     } else if dead_a {

@@ -17,7 +17,7 @@ use aya::{
 use aya_obj::programs::XdpAttachType;
 use netfast::{
     api::types::{Echo, Forward, Intent, Rules, Target, Transport},
-    datapath::{Datapath, Idle, Options, Settings, TableSizes},
+    datapath::{self, Datapath, Idle, Options, Settings, TableSizes},
     rules::{
         compile,
         ids::Ids,
@@ -220,9 +220,9 @@ impl Bed {
         self.aim_at(plan)
     }
 
-    /// Puts as large a part of the flow cache into use as the agent would for `flows` flows.
+    /// Puts as large a part of the flow cache into use as the agent would for `flows` lines: it counts flows, which have two.
     pub fn fit(&mut self, flows: u32) -> Result<()> {
-        let mask = flows.max(1024) - 1;
+        let mask = datapath::fit(u64::from(flows.div_ceil(2)), 0, MAX_FLOWS);
         let mut array = Array::<_, Config>::try_from(Map::Array(self.map("CONFIG")?))?;
         let mut config = array.get(&0, 0)?;
         (config.cache4_mask, config.cache6_mask) = (mask, mask);

@@ -153,14 +153,15 @@ pub(super) fn write(datapath: &Datapath, settings: &Settings) {
 
 /// Sets that the flow cache should use for so many active flows, as a mask. `present` is the mask in use.
 ///
-/// A flow has two lines, one per direction, and a set two ways: with as many sets as twice the flows the ways are half
-/// full at most. Fewer sets make more misses by conflict; more would spread the lines in use over more of the CPU's cache
-/// than they need. A prefix in use is only halved when it is four times as large as needed, because each change moves
+/// A flow has two lines, one per direction, and a set two ways: with four times as many sets as flows a quarter of the ways
+/// is in use at most. Then three flows of ten thousand find no free way; with half of the ways in use nearly one of a hundred
+/// does, drives others out by turns, and each of these misses costs ten times what a hit costs. More sets would
+/// spread the lines in use over more of the CPU's cache than they need. A prefix in use is only halved when it is four times as large as needed, because each change moves
 /// lines and so costs a pass by the flow table for each.
 pub const fn fit(flows: u64, present: u32, stride: u32) -> u32 {
     /// Sets used at least: 16 KiB of the IPv4 cache.
     const LEAST: u64 = 256;
-    let wanted = if flows > u32::MAX as u64 / 4 { u32::MAX as u64 / 4 } else { flows } * 2;
+    let wanted = if flows > u32::MAX as u64 / 8 { u32::MAX as u64 / 8 } else { flows } * 4;
     let mut sets = if wanted < LEAST { LEAST } else { wanted.next_power_of_two() };
     let in_use = present as u64 + 1;
     if sets < in_use && sets * 4 > in_use {
@@ -248,10 +249,10 @@ mod tests {
     #[test]
     fn the_cache_follows_the_flows_with_hysteresis() {
         assert_eq!(255, fit(0, 0, 16_384));
-        assert_eq!(2047, fit(1000, 255, 16_384));
-        assert_eq!(2047, fit(600, 2047, 16_384), "needs 2048");
-        assert_eq!(2047, fit(400, 2047, 16_384), "needs 1024: not worth a change");
-        assert_eq!(511, fit(200, 2047, 16_384), "needs 512");
+        assert_eq!(4095, fit(1000, 255, 16_384));
+        assert_eq!(4095, fit(600, 4095, 16_384), "needs 4096");
+        assert_eq!(4095, fit(400, 4095, 16_384), "needs 2048: not worth a change");
+        assert_eq!(1023, fit(200, 4095, 16_384), "needs 1024");
         assert_eq!(16_383, fit(1_000_000, 2047, 16_384), "the operator's limit");
         assert_eq!(16_383, fit(u64::MAX, 2047, 16_384));
         assert_eq!(127, fit(u64::MAX, 0, 128));
