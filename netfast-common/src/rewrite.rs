@@ -3,10 +3,7 @@
 //! Headers are seen as native 32-bit words ([`Words`]): one load and one store a word on both sides of the kernel's
 //! border. The ones' complement sum does not care about byte order (RFC 1071 1.2).
 
-use crate::{
-    abi::FlowKey,
-    checksum::{self, Delta},
-};
+use crate::checksum::{self, Delta};
 
 /// A header as 32-bit words in native byte order, as they lie in memory.
 pub trait Words {
@@ -43,21 +40,13 @@ pub fn ipv4(header: &mut impl Words, source: u32, destination: u32) -> Delta {
 /// One less in the TTL, which changes the sum by the same amount whatever the TTL is.
 const TTL_STEP: Delta = Delta::NONE.word([1, 0], [0, 0]);
 
-/// What the checksums of an IPv4 packet of `old` change by when it leaves as `new`: that of the IP header (its TTL, lower by
-/// one, included) in the low half, that of the transport header in the high one.
+/// What the checksums of an IPv4 packet of `old` change by when it leaves as `new` (source, destination, ports, as words that
+/// lie in a packet): that of the IP header (its TTL, lower by one, included) in the low half, that of the transport header in
+/// the high one.
 #[inline(always)]
-pub const fn deltas4(old: &FlowKey, new: &FlowKey) -> u32 {
-    const fn word(a: &[u8; 16]) -> u32 {
-        u32::from_ne_bytes([a[12], a[13], a[14], a[15]])
-    }
-    const fn ports(key: &FlowKey) -> u32 {
-        let (s, d) = (key.source_port, key.destination_port);
-        u32::from_ne_bytes([s[0], s[1], d[0], d[1]])
-    }
-    let addresses = Delta::NONE
-        .word32(word(&old.source), word(&new.source))
-        .word32(word(&old.destination), word(&new.destination));
-    let transport = addresses.word32(ports(old), ports(new));
+pub const fn deltas4(old: [u32; 3], new: [u32; 3]) -> u32 {
+    let addresses = Delta::NONE.word32(old[0], new[0]).word32(old[1], new[1]);
+    let transport = addresses.word32(old[2], new[2]);
     addresses.and(TTL_STEP).folded() as u32 | (transport.folded() as u32) << 16
 }
 
@@ -269,27 +258,16 @@ mod tests {
         #[test]
         fn changes_found_before_are_those_of_the_packet(
             header in prop::collection::vec(any::<u8>(), 20), mut udp in prop::collection::vec(any::<u8>(), 8),
-            new: [u8; 12], nothing: bool,
+            new: [u32; 3], nothing: bool,
         ) {
-            let mapped = |a: &[u8]| crate::addr::from_v4([a[0], a[1], a[2], a[3]]);
-            let key = |a: &[u8], ports: &[u8]| FlowKey {
-                source: mapped(&a[..4]),
-                destination: mapped(&a[4..8]),
-                source_port: [ports[0], ports[1]],
-                destination_port: [ports[2], ports[3]],
-                ..FlowKey::default()
-            };
-            let old = key(&header[12..], &udp);
-            let new = if nothing { old } else { key(&new[..8], &new[8..]) };
-            let (source, destination) =
-                (native(new.source[12..].try_into().unwrap()), native(new.destination[12..].try_into().unwrap()));
-            let deltas = deltas4(&old, &new);
+            let old = [header.word(3), header.word(4), udp.word(0)];
+            let new @ [source, destination, new_ports] = if nothing { old } else { new };
+            let deltas = deltas4(old, new);
             let (mut by, mut plain) = (header.clone(), header);
             let pseudo = ipv4(&mut plain, source, destination);
             ipv4_by(&mut by, source, destination, deltas);
             prop_assert_eq!(by, plain);
-            let [s, d] = [new.source_port, new.destination_port];
-            let delta = ports(&mut udp, native([s[0], s[1], d[0], d[1]]), pseudo);
+            let delta = ports(&mut udp, new_ports, pseudo);
             for checksum in [0, 1, 0x1234, 0xffff] {
                 let transport = (deltas >> 16) as u16;
                 prop_assert_eq!(delta.apply_word(checksum), checksum::apply_folded(transport, checksum));

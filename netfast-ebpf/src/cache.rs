@@ -1,13 +1,18 @@
 //! The flow cache: per CPU, two ways a set, in BPF arrays whose look-up is inlined. `hot.rs` reads it.
 
+use core::mem::offset_of;
+
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use netfast_common::{
-    abi::{CacheLine4, CacheLine6, FlowKey, LineKind, line_tail, tail_generation, tail_kind, tail_stamp},
-    hash,
-    wire::UDP,
+    abi::{
+        CacheLine4, CacheLine6, Flow, FlowKey, LineKind, line_tail, tail_generation, tail_kind, tail_stamp,
+    },
+    hash, rewrite,
+    wire::{Packet, UDP},
 };
 
 use crate::{
+    frame::load,
     maps::{CACHE4, CACHE6},
     run::Run,
 };
@@ -99,9 +104,15 @@ fn is_dead(run: &Run, tail: u64) -> bool {
         || age(run, tail) >= run.config.line_lifetime
 }
 
+/// The IPv4 addresses and the ports of a key, as words that lie in a packet.
 #[inline(always)]
-fn tail4(address: &[u8; 16]) -> [u8; 4] {
-    [address[12], address[13], address[14], address[15]]
+fn words4(key: &FlowKey) -> [u32; 3] {
+    let at = core::ptr::from_ref(key) as usize;
+    const SOURCE: usize = offset_of!(FlowKey, source) + 12;
+    const DESTINATION: usize = offset_of!(FlowKey, destination) + 12;
+    const PORTS: usize = offset_of!(FlowKey, source_port);
+    // SAFETY: the offsets are those of the key's own fields; the ports stand one after the other.
+    unsafe { [load(at + SOURCE), load(at + DESTINATION), load(at + PORTS)] }
 }
 
 #[inline(always)]
@@ -109,6 +120,39 @@ fn native_ports(key: &FlowKey) -> ([u8; 4], u32) {
     let (s, d) = (key.source_port, key.destination_port);
     let ports = [s[0], s[1], d[0], d[1]];
     (ports, u32::from_ne_bytes(ports))
+}
+
+/// Puts a line of `kind` ([`LineKind`]: original or reply) for `packet` of `flow` into the cache of this CPU. Calls of their
+/// own: Linux 6.1 counts the stack of the whole chain of calls, and `netfast_known` has none to spare.
+#[inline(always)]
+pub fn fill_flow(run: &Run, packet: &Packet, flow: &Flow, kind: LineKind) {
+    if packet.version == 4 {
+        fill_flow4(run, packet, flow, kind as u32);
+    } else {
+        fill_flow6(run, packet, flow, kind as u32);
+    }
+}
+
+#[inline(never)]
+fn fill_flow4(run: &Run, packet: &Packet, flow: &Flow, kind: u32) {
+    let line = line_of(flow, kind, rewrite::deltas4(words4(&packet.key), words4(&flow.translated)));
+    fill(run, 4, &packet.key, &line);
+}
+
+#[inline(never)]
+fn fill_flow6(run: &Run, packet: &Packet, flow: &Flow, kind: u32) {
+    fill(run, 6, &packet.key, &line_of(flow, kind, 0));
+}
+
+#[inline(always)]
+fn line_of(flow: &Flow, kind: u32, deltas: u32) -> Fill {
+    let new = &flow.translated;
+    let (kind, port) = if kind == LineKind::Reply as u32 {
+        (LineKind::Reply, new.destination_port)
+    } else {
+        (LineKind::Original, new.source_port)
+    };
+    Fill { kind, address: new.destination, port, next_hop: flow.next_hop, target: flow.target, deltas }
 }
 
 /// Puts a line for `key` into the cache of this CPU.
@@ -122,10 +166,8 @@ pub fn fill(run: &Run, version: u8, key: &FlowKey, fill: &Fill) {
 
 #[inline(always)]
 fn fill4(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
-    let (ports, native) = native_ports(key);
-    let (source, destination) = (tail4(&key.source), tail4(&key.destination));
-    let addresses =
-        u64::from(u32::from_ne_bytes(source)) | (u64::from(u32::from_ne_bytes(destination)) << 32);
+    let [source, destination, native] = words4(key);
+    let addresses = u64::from(source) | (u64::from(destination) << 32);
     let place = Place::of4(run, addresses, native, udp);
     let (Some(first), Some(second)) = (CACHE4.get_ptr_mut(place.first()), CACHE4.get_ptr_mut(place.second()))
     else {
@@ -140,14 +182,13 @@ fn fill4(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
             &raw mut (*second).ways[0],
             &raw mut (*second).ways[1],
         ];
-        let same = |way: *mut CacheLine4| {
-            (*way).source == source && (*way).destination == destination && (*way).ports == ports
-        };
+        // A line begins with two addresses and two ports.
+        let same =
+            |way: *mut CacheLine4| *way.cast::<u64>() == addresses && *way.cast::<u32>().add(2) == native;
         let way = choose(run, ways, same, |way| (*way).tail);
-        (*way).source = source;
-        (*way).destination = destination;
-        (*way).ports = ports;
-        (*way).address = tail4(&fill.address);
+        *way.cast::<u64>() = addresses;
+        *way.cast::<u32>().add(2) = native;
+        *way.cast::<u32>().add(3) = load(fill.address.as_ptr() as usize + 12);
         (*way).next_hop = fill.next_hop;
         (*way).target = fill.target;
         (*way).deltas = fill.deltas;

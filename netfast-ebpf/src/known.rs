@@ -5,15 +5,13 @@ use netfast_common::{
     Reason,
     abi::{Flow, FlowKey, LineKind, MAX_FORWARDS, NextHop},
     flow::{self, ORIGINAL, REPLY, State},
-    rewrite,
     snat::{Way, way as way_of},
     wire::{ACK, FIN, Packet, RST, SYN, TCP, UDP},
 };
 
 use crate::{
     account::Outcome,
-    cache::{self, Fill},
-    classify, hops, log,
+    cache, classify, hops, log,
     maps::{FLOWS, FORWARDS, HALF_OPEN, TARGETS},
     run::Run,
     scratch::{STAGE_RECHECKED, Scratch},
@@ -238,18 +236,14 @@ fn go_on(
     kind: LineKind,
 ) -> Outcome {
     let flow = &scratch.flow;
-    let port = match kind {
-        LineKind::Reply => flow.translated.destination_port,
-        _ => flow.translated.source_port,
-    };
     // Lines are for TCP and UDP.
-    let (mut kind, mut port, mut cacheable) = (kind, port, packet.has_ports());
+    let (mut kind, mut cacheable) = (kind, packet.has_ports());
     if snat::is_snat(flow.target) {
         // Who has opened the flow does not matter to a line: what leaves has its source changed, what comes in its
         // destination.
         match way_of(&packet.key, &flow.translated) {
-            Way::Outward => (kind, port) = (LineKind::Original, flow.translated.source_port),
-            Way::Inward => (kind, port) = (LineKind::Reply, flow.translated.destination_port),
+            Way::Outward => kind = LineKind::Original,
+            Way::Inward => kind = LineKind::Reply,
             Way::Hairpin => cacheable = false,
         }
     }
@@ -257,15 +251,7 @@ fn go_on(
     let crosses = translate::crosses(packet, &flow.translated.destination);
     cacheable &= !classify::asks_of_flows(run, packet.key.protocol, ACK);
     if cacheable && state.is_confirmed() && !matches!(state, State::Reset) && !crosses {
-        let line = Fill {
-            kind,
-            address: flow.translated.destination,
-            port,
-            next_hop: flow.next_hop,
-            target: flow.target,
-            deltas: rewrite::deltas4(&packet.key, &flow.translated),
-        };
-        cache::fill(run, packet.version, &packet.key, &line);
+        cache::fill_flow(run, packet, flow, kind);
     }
     let direction = if matches!(kind, LineKind::Original) { ORIGINAL } else { REPLY };
     translate::forward(ctx, run, packet, &flow.translated, way, flow.target, direction)
