@@ -4,6 +4,7 @@
 //! order. What fails before the publication changes nothing.
 
 mod change;
+mod health;
 mod publish;
 
 use std::{
@@ -178,6 +179,7 @@ impl Owner {
             sweep_now,
         };
         owner.follow_host_tables();
+        owner.inherit_health();
         if owner.rules_file.is_some() {
             match owner.read_rules_file() {
                 Ok(changed) => owner.intent = changed,
@@ -204,6 +206,7 @@ impl Owner {
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut changes = self.shared.netlink.changes();
+        let mut health = self.shared.health.changes();
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -216,6 +219,7 @@ impl Owner {
                     let change = *changes.borrow_and_update();
                     self.host_changed(change).await;
                 }
+                Ok(()) = health.changed() => self.follow_health(&mut health).await,
                 _ = retry.tick() => self.retry().await,
             }
         }
@@ -358,6 +362,7 @@ impl Owner {
             interfaces: self.interfaces.clone(),
             faults: self.reload_problem.iter().chain(&self.host_problem).cloned().collect(),
             notes,
+            tables: self.images.tables.clone(),
             gone: self.gone.clone(),
         }));
     }

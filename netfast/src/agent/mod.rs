@@ -145,6 +145,7 @@ async fn run_async(config: &AgentConfig, options: Options) -> Result<(), AgentEr
     let store = Box::new(FileStore::new(&config.agent.state_dir));
     let owner = Owner::start(Arc::clone(&shared), store, config, Arc::clone(&sweep_now)).await?;
     let (engine, engine_task) = owner.spawn();
+    let health_task = shared.health.spawn();
     let sweeper_task = tokio::spawn(sweeper::run(Arc::clone(&shared), engine.clone(), sweep_now));
 
     let (stop, stopped) = watch::channel(None);
@@ -175,7 +176,7 @@ async fn run_async(config: &AgentConfig, options: Options) -> Result<(), AgentEr
     let _ = stop.send(Some(detach));
     // Answers under way are sent; nobody waits for one that takes longer.
     let _ = tokio::time::timeout(Duration::from_secs(2), server_task).await;
-    for task in [engine_task, sweeper_task] {
+    for task in [health_task, engine_task, sweeper_task] {
         task.abort();
         let _ = task.await;
     }

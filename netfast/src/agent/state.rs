@@ -13,13 +13,14 @@ use netfast_common::abi::ABI_VERSION;
 use super::interfaces::Interfaces;
 use crate::{
     api::types::{
-        Count, FlowSummary, ForwardCount, Intent, InterfaceCount, MapFill, NamedCount, SCHEMA_VERSION,
+        Count, FlowSummary, ForwardCount, Intent, InterfaceCount, MapFill, NamedCount, Rules, SCHEMA_VERSION,
         SnatCount, Stats, Status, TargetCount,
     },
     datapath::{Datapath, Direction},
+    health::Checks,
     metrics::{Recorder, StatsSource},
     netlink::Netlink,
-    rules::{diff, ids::Ids},
+    rules::{diff, ids::Ids, images::Table, normal::target_key},
 };
 
 /// The engine's state at one moment.
@@ -37,6 +38,8 @@ pub(super) struct Snapshot {
     pub(super) faults: Vec<String>,
     /// What the operator should know all the same.
     pub(super) notes: Vec<String>,
+    /// Look-up tables of the forwards.
+    pub(super) tables: Vec<Arc<Table>>,
     /// Traffic of targets that are gone, by uid of their forward: so that a forward's counters never fall.
     pub(super) gone: HashMap<u32, [Count; 2]>,
 }
@@ -46,6 +49,7 @@ pub(super) struct Shared {
     pub(super) datapath: Arc<Datapath>,
     pub(super) netlink: Netlink,
     pub(super) recorder: Recorder,
+    pub(super) health: Checks,
     pub(super) snapshot: ArcSwap<Snapshot>,
     /// Why the metrics' listener does not listen.
     pub(super) listener_problem: Mutex<Option<String>>,
@@ -58,6 +62,26 @@ fn named(ids: &Ids) -> impl Iterator<Item = (u32, &str)> {
     forwards.chain(ids.snats().iter().map(|snat| (snat.uid, snat.name.as_str())))
 }
 
+/// Health checks that begin so many milliseconds after their time are told.
+const BEHIND: u64 = 1_000;
+
+/// Fills in how many targets the forwards have, and how many of them may get new flows.
+fn count_targets(rules: &Rules, targets: &[TargetCount], forwards: &mut [ForwardCount]) {
+    let mut down: HashMap<&str, u64> = HashMap::new();
+    for row in targets {
+        if row.health.as_ref().is_some_and(|health| !health.state.is_healthy()) {
+            *down.entry(&row.forward).or_default() += 1;
+        }
+    }
+    let all: HashMap<&str, u64> =
+        rules.forwards.iter().map(|forward| (forward.name.as_str(), forward.targets.len() as u64)).collect();
+    for forward in forwards {
+        forward.targets = all.get(forward.forward.as_str()).copied().unwrap_or_default();
+        forward.healthy =
+            forward.targets.saturating_sub(down.get(forward.forward.as_str()).copied().unwrap_or_default());
+    }
+}
+
 fn plus(a: Count, b: Count) -> Count {
     Count { packets: a.packets + b.packets, bytes: a.bytes + b.bytes }
 }
@@ -68,6 +92,7 @@ impl Shared {
             datapath,
             netlink,
             recorder: Recorder::default(),
+            health: Checks::default(),
             snapshot: ArcSwap::default(),
             listener_problem: Mutex::default(),
             started: Instant::now(),
@@ -104,6 +129,31 @@ impl Shared {
             .collect()
     }
 
+    /// Forwards with targets that are down, a sentence each.
+    fn unhealthy(&self, snapshot: &Snapshot) -> Vec<String> {
+        let forwards = snapshot.intent.rules.forwards.iter().filter(|forward| forward.health.is_some());
+        let mut problems: Vec<String> = forwards
+            .filter_map(|forward| {
+                let targets = self.health.targets(&forward.name);
+                let total = targets.len();
+                let down = targets.into_iter().filter(|(_, health)| !health.state.is_healthy());
+                let (first, count) =
+                    down.fold((None, 0), |(first, count), next| (first.or(Some(next)), count + 1));
+                let (_, health) = first?;
+                let why = health.last_error.map(|error| format!(" ({error})")).unwrap_or_default();
+                Some(format!("forward {}: {} of {total} targets healthy{why}", forward.name, total - count))
+            })
+            .collect();
+        let summary = self.health.summary();
+        if summary.delay_milliseconds > BEHIND {
+            problems.push(format!(
+                "health checks fall behind: some began {} ms after their time; use longer intervals or shorter timeouts",
+                summary.delay_milliseconds
+            ));
+        }
+        problems
+    }
+
     fn targets(
         &self,
         snapshot: &Snapshot,
@@ -112,6 +162,8 @@ impl Shared {
         let counters = self.datapath.counters();
         let mut rows: BTreeMap<(String, String), TargetCount> = BTreeMap::new();
         let mut sums = snapshot.gone.clone();
+        let entries: HashMap<u16, u32> =
+            snapshot.tables.iter().flat_map(|table| table.entries().iter().copied()).collect();
         let forwards: HashSet<u32> = snapshot.ids.forwards().iter().map(|forward| forward.uid).collect();
         for target in snapshot.ids.targets() {
             let index = target.target.index;
@@ -129,13 +181,20 @@ impl Shared {
             let row = rows.entry((forward.clone(), address.clone())).or_insert_with(|| TargetCount {
                 forward,
                 target: address,
-                to_target: Count::default(),
-                to_client: Count::default(),
-                flows: 0,
+                ..TargetCount::default()
             });
             row.to_target = plus(row.to_target, to_target);
             row.to_client = plus(row.to_client, to_client);
             row.flows += flows;
+            row.entries += entries.get(&index).copied().unwrap_or_default();
+        }
+        for forward in snapshot.intent.rules.forwards.iter().filter(|forward| forward.health.is_some()) {
+            let mut known: HashMap<_, _> = self.health.targets(&forward.name).into_iter().collect();
+            for target in &forward.targets {
+                if let Some(row) = rows.get_mut(&(forward.name.clone(), target.address.to_string())) {
+                    row.health = known.remove(&target_key(&target.address));
+                }
+            }
         }
         (rows.into_values().collect(), sums)
     }
@@ -165,7 +224,9 @@ impl StatsSource for Shared {
         let counters = self.datapath.counters();
         let (targets, sums) = self.targets(&snapshot, &tally.targets);
         let (confirmed_max, half_open_max) = self.datapath.capacity();
-        let forwards = snapshot
+        let sizes: HashMap<u32, u32> =
+            snapshot.tables.iter().map(|table| (table.uid(), table.size())).collect();
+        let mut forwards: Vec<ForwardCount> = snapshot
             .ids
             .forwards()
             .iter()
@@ -177,9 +238,14 @@ impl StatsSource for Shared {
                     to_client,
                     flows: tally.forwards.get(&forward.uid).copied().unwrap_or_default(),
                     flows_total: counters.flows_made(forward.index),
+                    targets: 0,
+                    healthy: 0,
+                    entries: sizes.get(&forward.uid).copied().unwrap_or_default(),
+                    checks: self.health.forward(&forward.name),
                 }
             })
             .collect();
+        count_targets(&snapshot.intent.rules, &targets, &mut forwards);
         let snats = snapshot.ids.snats().iter().map(|snat| {
             let sum = |direction| {
                 let counts = snat.targets.iter().map(|target| counters.target(target.index, direction));
@@ -232,6 +298,7 @@ impl StatsSource for Shared {
                 fill("SNAT_MAPPINGS", tally.mappings.values().sum(), self.datapath.mapping_capacity()),
             ],
             events_lost: self.datapath.events_lost(),
+            health: self.health.summary(),
         }
     }
 
@@ -252,6 +319,7 @@ impl StatsSource for Shared {
         let generation = self.datapath.generation();
         let ready = problems.is_empty() && generation != 0;
         problems.extend(self.unreachable(&snapshot));
+        problems.extend(self.unhealthy(&snapshot));
         problems.extend(snapshot.notes.iter().cloned());
         let tally = self.datapath.tally();
         let (confirmed_max, half_open_max) = self.datapath.capacity();

@@ -1,5 +1,7 @@
 //! `netfast forward`.
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 
 use super::{
@@ -64,7 +66,7 @@ Examples:
   netfast forward list -o jsonl | jq -r .name")]
 pub struct List {}
 
-/// Shows one forward with its targets and counters
+/// Shows one forward with its targets, their shares of new flows, and counters
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -219,13 +221,45 @@ struct ForwardPage<'a> {
     forward: &'a types::Forward,
     counters: Option<&'a ForwardCount>,
     target_counters: Vec<&'a TargetCount>,
+    rates: Option<Rates>,
+}
+
+/// What a forward moves, a second.
+#[derive(Clone, Copy, Serialize)]
+struct Rates {
+    flows: f64,
+    packets_to_target: f64,
+    bits_to_target: f64,
+    packets_to_client: f64,
+    bits_to_client: f64,
+}
+
+/// Rates are those of so long.
+const SAMPLE: Duration = Duration::from_millis(500);
+
+fn rates(before: &ForwardCount, after: &ForwardCount, seconds: f64) -> Rates {
+    let rate = |before: u64, after: u64| after.saturating_sub(before) as f64 / seconds;
+    Rates {
+        flows: rate(before.flows_total, after.flows_total),
+        packets_to_target: rate(before.to_target.packets, after.to_target.packets),
+        bits_to_target: rate(before.to_target.bytes, after.to_target.bytes) * 8.0,
+        packets_to_client: rate(before.to_client.packets, after.to_client.packets),
+        bits_to_client: rate(before.to_client.bytes, after.to_client.bytes) * 8.0,
+    }
 }
 
 async fn show(context: &Context, name: &str) -> Outcome {
     let intent = context.client.intent().await?;
     let forward = find(&intent.rules.forwards, name)?;
+    let earlier = context.client.stats().await?;
+    let started = Instant::now();
+    tokio::time::sleep(SAMPLE).await;
     let stats = context.client.stats().await?;
-    let counters = stats.forwards.iter().find(|count| count.forward == name);
+    let seconds = started.elapsed().as_secs_f64();
+    let of = |stats: &Stats| stats.forwards.iter().find(|count| count.forward == name).cloned();
+    let (before, counters) = (of(&earlier), of(&stats));
+    let counters = counters.as_ref();
+    let rates = before.zip(counters).map(|(before, after)| rates(&before, after, seconds));
     let output = context.output;
     if output.is_json() {
         return output.json(&ForwardPage {
@@ -234,6 +268,7 @@ async fn show(context: &Context, name: &str) -> Outcome {
             forward,
             counters,
             target_counters: stats.targets.iter().filter(|count| count.forward == name).collect(),
+            rates,
         });
     }
     let mut page = vec![
@@ -243,9 +278,31 @@ async fn show(context: &Context, name: &str) -> Outcome {
     ];
     page.extend(forward.comment.clone().map(|comment| ("comment", comment)));
     if let Some(count) = counters {
-        page.push(("flows", format!("{} now, {} since it exists", count.flows, count.flows_total)));
-        page.push(("to targets", traffic(count.to_target)));
-        page.push(("to clients", traffic(count.to_client)));
+        let healthy = match &forward.health {
+            Some(_) => format!("{} of {} healthy", count.healthy, count.targets),
+            None => format!("{} (no health checks)", count.targets),
+        };
+        page.push(("targets", healthy));
+        page.extend(forward.health.as_ref().map(|health| ("health", health.to_string())));
+        let table = match count.entries {
+            0 => "empty: new flows go nowhere".to_owned(),
+            entries => format!("{entries} entries"),
+        };
+        page.push(("table", table));
+        let now = |packets: f64, bits: f64| {
+            format!("{} packets/s, {}", units::rate(packets), units::bit_rate(bits))
+        };
+        let [flows, to_target, to_client] = match rates {
+            Some(rates) => [
+                format!("; {} new a second", units::rate(rates.flows)),
+                format!("; now {}", now(rates.packets_to_target, rates.bits_to_target)),
+                format!("; now {}", now(rates.packets_to_client, rates.bits_to_client)),
+            ],
+            None => Default::default(),
+        };
+        page.push(("flows", format!("{} now, {} since it exists{flows}", count.flows, count.flows_total)));
+        page.push(("to targets", format!("{}{to_target}", traffic(count.to_target))));
+        page.push(("to clients", format!("{}{to_client}", traffic(count.to_client))));
     }
     let text: String = page.iter().map(|(key, value)| format!("{key:<11} {value}\n")).collect();
     output.text(&text)?;

@@ -1,5 +1,10 @@
 //! `netfast target`.
 
+use std::{
+    collections::HashMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
 use serde::Serialize;
 
 use super::{
@@ -10,7 +15,7 @@ use super::{
     output::Output,
     units, values,
 };
-use crate::api::types::{self, Endpoint, Operation, SCHEMA_VERSION, Stats};
+use crate::api::types::{self, Endpoint, Operation, SCHEMA_VERSION, Stats, TargetHealth};
 
 /// Targets of forwards
 #[derive(Debug, clap::Subcommand)]
@@ -43,7 +48,10 @@ impl Target {
     }
 }
 
-/// Lists the targets of one forward or of all
+/// Lists the targets of one forward or of all, with their health
+///
+/// STATE is what the health checks of the forward have found out: up, down, flapping (held down, since it goes up and down) or
+/// unknown (not checked yet, counts as healthy); - without checks.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -125,6 +133,8 @@ struct TargetRow {
     forward: String,
     address: Endpoint,
     weight: u16,
+    #[serde(flatten)]
+    health: Option<TargetHealth>,
 }
 
 async fn list(context: &Context, name: Option<&str>) -> Outcome {
@@ -134,10 +144,20 @@ async fn list(context: &Context, name: Option<&str>) -> Outcome {
         Some(name) => vec![forward::find(all, name)?],
         None => all.iter().collect(),
     };
+    let mut health: HashMap<(String, String), TargetHealth> = HashMap::new();
+    if forwards.iter().any(|forward| forward.health.is_some()) {
+        let rows = context.client.stats().await?.targets.into_iter();
+        health = rows.filter_map(|row| Some(((row.forward, row.target), row.health?))).collect();
+    }
     let targets: Vec<_> = forwards
         .iter()
         .flat_map(|forward| forward.targets.iter().map(|target| (forward.name.clone(), target)))
-        .map(|(forward, target)| TargetRow { forward, address: target.address, weight: target.weight })
+        .map(|(forward, target)| TargetRow {
+            health: health.remove(&(forward.clone(), target.address.to_string())),
+            forward,
+            address: target.address,
+            weight: target.weight,
+        })
         .collect();
     let output = context.output;
     if output.is_json() {
@@ -153,9 +173,30 @@ async fn list(context: &Context, name: Option<&str>) -> Outcome {
     }
     let rows = targets
         .into_iter()
-        .map(|target| vec![target.forward, target.address.to_string(), target.weight.to_string()])
+        .map(|target| {
+            let health = target.health.as_ref();
+            vec![
+                target.forward,
+                target.address.to_string(),
+                target.weight.to_string(),
+                state(health),
+                health.map_or_else(|| "-".to_owned(), |health| since(health.since)),
+                health.and_then(|health| health.last_error.clone()).unwrap_or_default(),
+            ]
+        })
         .collect();
-    output.table(&["FORWARD", "TARGET", "WEIGHT"], &["WEIGHT"], rows)
+    output.table(&["FORWARD", "TARGET", "WEIGHT", "STATE", "SINCE", "LAST ERROR"], &["WEIGHT"], rows)
+}
+
+/// State of a target in a word; a forward without checks does not know any.
+fn state(health: Option<&TargetHealth>) -> String {
+    health.map_or("-", |health| health.state.as_str()).to_owned()
+}
+
+/// How long ago a time in seconds since 1970 was.
+fn since(time: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    units::seconds(now.saturating_sub(time))
 }
 
 /// The targets of a forward with their shares and counters.
@@ -163,7 +204,8 @@ async fn list(context: &Context, name: Option<&str>) -> Outcome {
 /// # Errors
 /// If stdout cannot be written.
 pub fn table(output: Output, forward: &types::Forward, stats: &Stats) -> Outcome {
-    let weights: u64 = forward.targets.iter().map(|target| u64::from(target.weight)).sum();
+    let entries = stats.forwards.iter().find(|count| count.forward == forward.name);
+    let entries = entries.map_or(0, |count| u64::from(count.entries));
     let exact = output.is_wide();
     let count = |number: u64| if exact { number.to_string() } else { units::count(number) };
     let bytes = |number: u64| if exact { number.to_string() } else { units::bytes(number) };
@@ -173,8 +215,9 @@ pub fn table(output: Output, forward: &types::Forward, stats: &Stats) -> Outcome
         .map(|target| {
             let address = target.address.to_string();
             let found = forward::target_count(stats, &forward.name, &address);
-            let share = units::percent(target.weight.into(), weights);
-            let mut row = vec![address, target.weight.to_string(), share];
+            let share = units::percent(found.map_or(0, |found| found.entries.into()), entries);
+            let health = found.and_then(|found| found.health.as_ref());
+            let mut row = vec![address, state(health), target.weight.to_string(), share];
             match found {
                 Some(found) => row.extend([
                     found.flows.to_string(),
@@ -189,7 +232,7 @@ pub fn table(output: Output, forward: &types::Forward, stats: &Stats) -> Outcome
         })
         .collect();
     let numbers = ["WEIGHT", "SHARE", "FLOWS", "PKTS>TARGET", "BYTES>TARGET", "PKTS>CLIENT", "BYTES>CLIENT"];
-    let mut columns = vec!["TARGET"];
+    let mut columns = vec!["TARGET", "STATE"];
     columns.extend(numbers);
     output.table(&columns, &numbers, rows)
 }

@@ -22,6 +22,7 @@ pub mod sandbox;
 mod settings;
 mod sweep;
 mod sys;
+mod takers;
 
 use std::{
     io,

@@ -101,6 +101,16 @@ metrics! {
         "Flows made for a forward.";
     FORWARD_FLOWS = Gauge "forward_flows" ["forward"]
         "Flows of a forward that exist now.";
+    FORWARD_TARGETS = Gauge "forward_targets" ["forward"]
+        "Targets of a forward.";
+    FORWARD_TARGETS_HEALTHY = Gauge "forward_targets_healthy" ["forward"]
+        "Targets of a forward that no health check has found down; those of a forward without checks all count.";
+    TARGET_HEALTH_CHECKS_TOTAL = Counter "target_health_checks_total" ["forward", "result"]
+        "Health checks of a forward's targets by result: healthy, failed, or undone (this host could not do it).";
+    HEALTH_DELAY_SECONDS = Gauge "health_delay_seconds" []
+        "How long after its time the latest health check of the last 15 to 30 seconds began.";
+    HEALTH_CHECKS_UNDER_WAY = Gauge "health_checks_under_way" []
+        "Health checks that have begun and not ended.";
     SNAT_PACKETS_TOTAL = Counter "snat_packets_total" ["snat", "direction"]
         "Packets of a source NAT rule's flows, by direction: outward or inward.";
     SNAT_BYTES_TOTAL = Counter "snat_bytes_total" ["snat", "direction"]
@@ -115,6 +125,12 @@ metrics! {
         "Packets that an echo reflector sent back.";
     FILTER_PACKETS_TOTAL = Counter "filter_packets_total" ["rule"]
         "Packets that a filter rule decided; only rules with a name.";
+    TARGET_UP = Gauge "target_up" ["forward", "target"]
+        "1 if a target may get new flows, 0 if health checks have found it down; only forwards with checks.";
+    TARGET_HEALTH_TRANSITIONS_TOTAL = Counter "target_health_transitions_total" ["forward", "target"]
+        "Changes of a target's health since the agent knows it.";
+    TARGET_HEALTH_SECONDS = Gauge "target_health_seconds" ["forward", "target"]
+        "How long the last health check of a target took.";
     TARGET_PACKETS_TOTAL = Counter "target_packets_total" ["forward", "target", "direction"]
         "Packets of a target's flows, by direction: to_target or to_client.";
     TARGET_FLOWS = Gauge "target_flows" ["forward", "target"]

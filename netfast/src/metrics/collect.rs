@@ -16,7 +16,7 @@ use super::{
     catalog::{self, Kind, Metric},
     recorder::{self, Durations},
 };
-use crate::api::types::{Count, Stats, Status};
+use crate::api::types::{CheckCounts, Count, Stats, Status};
 
 /// The collector that reads everything at scrape time.
 pub(super) struct Agent {
@@ -70,9 +70,13 @@ struct Scrape {
 
 impl Scrape {
     fn add(&mut self, metric: &'static Metric, labels: &[&str], value: u64) {
+        self.add_exact(metric, labels, value as f64);
+    }
+
+    fn add_exact(&mut self, metric: &'static Metric, labels: &[&str], value: f64) {
         debug_assert_eq!(metric.labels.len(), labels.len(), "{}", metric.name);
         let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-        *self.rows.entry(metric.name).or_default().entry(labels).or_default() += value as f64;
+        *self.rows.entry(metric.name).or_default().entry(labels).or_default() += value;
     }
 
     /// The families in the order of the catalog until `max_series` is reached.
@@ -137,6 +141,8 @@ fn interfaces(scrape: &mut Scrape, stats: &Stats, status: &Status) {
         scrape.add(by_reason, &[&row.interface, &row.reason], row.count.packets);
     }
     scrape.add(&catalog::EVENTS_LOST_TOTAL, &[], stats.events_lost);
+    scrape.add_exact(&catalog::HEALTH_DELAY_SECONDS, &[], stats.health.delay_milliseconds as f64 / 1e3);
+    scrape.add(&catalog::HEALTH_CHECKS_UNDER_WAY, &[], stats.health.under_way);
     for map in &stats.maps {
         scrape.add(&catalog::MAP_ENTRIES, &[&map.map], map.entries);
         scrape.add(&catalog::MAP_MAX_ENTRIES, &[&map.map], map.max_entries);
@@ -154,6 +160,16 @@ fn services(scrape: &mut Scrape, stats: &Stats) {
         }
         scrape.add(&catalog::FORWARD_FLOWS_TOTAL, &[&row.forward], row.flows_total);
         scrape.add(&catalog::FORWARD_FLOWS, &[&row.forward], row.flows);
+        scrape.add(&catalog::FORWARD_TARGETS, &[&row.forward], row.targets);
+        scrape.add(&catalog::FORWARD_TARGETS_HEALTHY, &[&row.forward], row.healthy);
+        let checks = &row.checks;
+        if *checks != CheckCounts::default() {
+            for (result, count) in
+                [("healthy", checks.healthy), ("failed", checks.failed), ("undone", checks.undone)]
+            {
+                scrape.add(&catalog::TARGET_HEALTH_CHECKS_TOTAL, &[&row.forward, result], count);
+            }
+        }
     }
     for row in &stats.targets {
         for (direction, count) in [(TO_TARGET, row.to_target), (TO_CLIENT, row.to_client)] {
@@ -164,6 +180,14 @@ fn services(scrape: &mut Scrape, stats: &Stats) {
             );
         }
         scrape.add(&catalog::TARGET_FLOWS, &[&row.forward, &row.target], row.flows);
+        if let Some(health) = &row.health {
+            let labels = [row.forward.as_str(), &row.target];
+            scrape.add(&catalog::TARGET_UP, &labels, u64::from(health.state.is_healthy()));
+            scrape.add(&catalog::TARGET_HEALTH_TRANSITIONS_TOTAL, &labels, health.transitions);
+            if let Some(took) = health.check_microseconds {
+                scrape.add_exact(&catalog::TARGET_HEALTH_SECONDS, &labels, took as f64 / 1e6);
+            }
+        }
     }
     for row in &stats.snats {
         for (direction, Count { packets, bytes }) in [("outward", row.outward), ("inward", row.inward)] {

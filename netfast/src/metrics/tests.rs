@@ -10,8 +10,8 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::api::types::{
-    AttachMode, Count, ForwardCount, InterfaceCount, InterfaceStatus, MapFill, NamedCount, SCHEMA_VERSION,
-    SnatCount, TargetCount,
+    AttachMode, CheckCounts, Count, ForwardCount, InterfaceCount, InterfaceStatus, MapFill, NamedCount,
+    SCHEMA_VERSION, SnatCount, TargetCount, TargetHealth, TargetState,
 };
 
 struct Fake {
@@ -55,6 +55,10 @@ fn forward(name: &str, packets: u64) -> ForwardCount {
         to_client: count(packets + 1),
         flows,
         flows_total: 9,
+        targets: 3,
+        healthy: 2,
+        entries: 251,
+        checks: CheckCounts { healthy: 70, failed: 4, undone: 1 },
     }
 }
 
@@ -75,6 +79,13 @@ fn fake() -> Fake {
         to_target: count(5),
         to_client: count(6),
         flows: 2,
+        health: Some(TargetHealth {
+            state: TargetState::Down,
+            check_microseconds: Some(1500),
+            transitions: 3,
+            ..TargetHealth::default()
+        }),
+        ..TargetCount::default()
     };
     Fake {
         stats: Mutex::new(Stats {

@@ -18,9 +18,9 @@ use http_body_util::BodyExt;
 use netfast::api::types::{
     AttachMode, Attachment, ChangeReply, ChangeRequest, Count, Decider, Echo, ErrorBody, ErrorCode,
     ErrorReply, ExplainReply, FilterAction, FilterList, FilterRow, FilterRule, FlowList, FlowRecord,
-    FlowSummary, Forward, ForwardCount, ForwardMode, Intent, InterfaceCount, InterfaceStatus, MapFill,
-    NamedCount, Protocol, Rules, SCHEMA_VERSION, Stats, Status, StopReply, Target, TargetCount, Transport,
-    VersionReply,
+    FlowSummary, Forward, ForwardCount, ForwardMode, HealthSummary, Intent, InterfaceCount, InterfaceStatus,
+    MapFill, NamedCount, Protocol, Rules, SCHEMA_VERSION, Stats, Status, StopReply, Target, TargetCount,
+    TargetHealth, TargetState, Transport, VersionReply,
 };
 use serde_json::Value;
 
@@ -373,6 +373,10 @@ pub fn world() -> World {
             to_client: count(2_000_000, 3_000_000_000),
             flows: 1234,
             flows_total: 55_555,
+            targets: 3,
+            healthy: 2,
+            entries: 1000,
+            ..ForwardCount::default()
         }],
         targets: vec![TargetCount {
             forward: "web".to_owned(),
@@ -380,6 +384,13 @@ pub fn world() -> World {
             to_target: count(1_000_000, 90_000_000),
             to_client: count(2_000_000, 3_000_000_000),
             flows: 1234,
+            entries: 250,
+            health: Some(TargetHealth {
+                state: TargetState::Down,
+                since: 1,
+                last_error: Some("status 503, wanted 200-399".to_owned()),
+                ..TargetHealth::default()
+            }),
         }],
         snats: Vec::new(),
         echoes: vec![NamedCount { name: "192.0.2.10:7".to_owned(), count: count(7, 700) }],
@@ -389,6 +400,7 @@ pub fn world() -> World {
         ],
         maps: vec![MapFill { map: "FLOWS".to_owned(), entries: 2468, max_entries: 524_288 }],
         events_lost: 0,
+        health: HealthSummary::default(),
         flows: FlowSummary { confirmed: 1234, half_open: 5, confirmed_max: 262_144, half_open_max: 65_536 },
     };
     let flows = vec![

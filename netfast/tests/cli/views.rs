@@ -41,8 +41,11 @@ fn forwards_are_listed() {
 fn a_forward_is_shown_with_its_targets_and_counters() {
     let mock = Mock::new();
     let out = mock.run("forward show web").good();
-    assert!(out.contains("flows       1234 now, 55555 since it exists\n"), "{out}");
-    assert!(lines(&out).contains(&"10.0.0.11:8443 1 25% 1234 1.0M 90 MB 2.0M 3.0 GB".to_owned()), "{out}");
+    assert!(out.contains("flows       1234 now, 55555 since it exists; 0 new a second\n"), "{out}");
+    assert!(
+        lines(&out).contains(&"10.0.0.11:8443 down 1 25% 1234 1.0M 90 MB 2.0M 3.0 GB".to_owned()),
+        "{out}"
+    );
     let json = mock.run("forward show web -o json").json();
     assert_eq!(json["forward"]["name"], "web");
     assert_eq!(json["counters"]["to_client"]["bytes"], 3_000_000_000_u64);
@@ -63,11 +66,39 @@ fn targets_are_listed() {
     let out = mock.run("target list web").good();
     assert_eq!(
         lines(&out),
-        ["FORWARD TARGET WEIGHT", "web 10.0.0.11:8443 1", "web 10.0.0.12:8443 2", "web 10.0.0.13:8443 1"]
+        [
+            "FORWARD TARGET WEIGHT STATE SINCE LAST ERROR",
+            "web 10.0.0.11:8443 1 - -",
+            "web 10.0.0.12:8443 2 - -",
+            "web 10.0.0.13:8443 1 - -",
+        ]
     );
     let json = mock.run("target list -o json").json();
     assert_eq!(json["targets"][1], json!({ "forward": "web", "address": "10.0.0.12:8443", "weight": 2 }));
     mock.run("target list nosuch").bad(4);
+}
+
+#[test]
+fn health_is_told_where_there_are_checks() {
+    let mock = Mock::new();
+    mock.run(
+        "forward set web tcp 192.0.2.10:443 --to 10.0.0.11:8443 --to 10.0.0.12:8443 --health http:/ready",
+    )
+    .good();
+    let out = lines(&mock.run("target list").good());
+    assert!(out[1].starts_with("web 10.0.0.11:8443 1 down "), "{out:?}");
+    assert!(out[1].ends_with(" status 503, wanted 200-399"), "{out:?}");
+    let json = mock.run("target list -o json").json();
+    let row = &json["targets"][0];
+    assert_eq!(
+        (&row["state"], &row["since"], &row["last_error"]),
+        (&json!("down"), &json!(1), &json!("status 503, wanted 200-399"))
+    );
+    let out = mock.run("forward show web").good();
+    for line in ["targets     2 of 3 healthy\n", "health      http:/ready\n", "table       1000 entries\n"] {
+        assert!(out.contains(line), "{out}");
+    }
+    assert_eq!(0.0, mock.run("forward show web -o json").json()["rates"]["packets_to_client"]);
 }
 
 #[test]

@@ -76,6 +76,7 @@ impl Owner {
         }
         self.applied_revision = intent.revision;
         (self.intent, self.ids, self.images) = (intent, ids, images);
+        self.shared.health.follow(&self.intent.rules.forwards);
         if removed {
             self.sweep_now.notify_one();
         }

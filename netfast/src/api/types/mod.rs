@@ -15,6 +15,7 @@ mod lists;
 mod rules;
 mod snat;
 mod status;
+mod target_health;
 
 pub use change::*;
 pub use filter::*;
@@ -25,6 +26,7 @@ pub use lists::*;
 pub use rules::*;
 pub use snat::*;
 pub use status::*;
+pub use target_health::*;
 pub use text::*;
 
 /// Version of the JSON forms here; every answer carries it as `schema_version`.

@@ -102,6 +102,9 @@ pub struct Stats {
     /// Events of the datapath that the agent could not take in, since it started.
     #[serde(default)]
     pub events_lost: u64,
+    /// How the health checks get on.
+    #[serde(default)]
+    pub health: HealthSummary,
 }
 
 /// Fill of a map.
@@ -130,7 +133,7 @@ pub struct InterfaceCount {
 }
 
 /// A row of [`Stats::forwards`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardCount {
     /// Name of the forward.
     pub forward: String,
@@ -142,10 +145,22 @@ pub struct ForwardCount {
     pub flows: u64,
     /// Flows made since the forward exists.
     pub flows_total: u64,
+    /// Its targets.
+    #[serde(default)]
+    pub targets: u64,
+    /// Of these, the ones that no health check has found down.
+    #[serde(default)]
+    pub healthy: u64,
+    /// Entries of its look-up table; 0: nobody gets new flows.
+    #[serde(default)]
+    pub entries: u32,
+    /// Its health checks.
+    #[serde(default)]
+    pub checks: CheckCounts,
 }
 
 /// A row of [`Stats::targets`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetCount {
     /// Name of the forward.
     pub forward: String,
@@ -157,6 +172,12 @@ pub struct TargetCount {
     pub to_client: Count,
     /// Flows that exist now.
     pub flows: u64,
+    /// Entries of the forward's look-up table that lead to it: its share of new flows.
+    #[serde(default)]
+    pub entries: u32,
+    /// Its health; none without health checks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<TargetHealth>,
 }
 
 /// A counter with a name.
