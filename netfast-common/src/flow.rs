@@ -47,6 +47,8 @@ pub enum State {
     QueryOneWay = 12,
     /// ICMP query: answered.
     QueryTwoWay = 13,
+    /// UDP that goes to its target one way only (modes `dsr` and `ipip`): the client has sent more than once.
+    Lasting = 14,
 }
 
 impl State {
@@ -67,6 +69,7 @@ impl State {
             11 => Self::TargetClosedEarly,
             12 => Self::QueryOneWay,
             13 => Self::QueryTwoWay,
+            14 => Self::Lasting,
             _ => Self::Reset,
         }
     }
@@ -74,7 +77,7 @@ impl State {
     /// Word for the operator.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::OneWay | Self::QueryOneWay => "one-way",
+            Self::OneWay | Self::QueryOneWay | Self::Lasting => "one-way",
             Self::TwoWay | Self::QueryTwoWay => "two-way",
             Self::SynSent | Self::SynReceived | Self::Reopened | Self::TargetClosedEarly => "opening",
             Self::Established => "established",
@@ -174,12 +177,54 @@ impl State {
         }
     }
 
+    /// State of a flow whose answers go another way (modes `dsr` and `ipip`), after its first packet. Any packet may be
+    /// the first one that is seen here: another node may have had the flow until now, or its entry was pushed out.
+    #[inline(always)]
+    pub const fn first_direct(protocol: u8, flags: u8) -> State {
+        if protocol != TCP {
+            Self::OneWay
+        } else if flags & RST != 0 {
+            Self::Reset
+        } else if flags & FIN != 0 {
+            Self::BothClosed
+        } else if flags & SYN != 0 {
+            Self::SynSent
+        } else {
+            Self::Established
+        }
+    }
+
+    /// State of such a flow after another packet of the client. Nobody sees when the target's side is done: a FIN of the client
+    /// is taken for the end of both, which its later packets keep from being forgotten.
+    #[inline(always)]
+    #[must_use]
+    pub const fn next_direct(self, protocol: u8, flags: u8) -> State {
+        if protocol != TCP {
+            return Self::Lasting;
+        }
+        if flags & RST != 0 {
+            match self {
+                Self::SynSent | Self::Refused => Self::Refused,
+                _ => Self::Reset,
+            }
+        } else if flags & FIN != 0 {
+            Self::BothClosed
+        } else if flags & SYN != 0 {
+            self
+        } else {
+            match self {
+                Self::BothClosed => Self::BothClosed,
+                _ => Self::Established,
+            }
+        }
+    }
+
     /// Idle time in jiffies after which a flow in this state is dead.
     #[inline(always)]
     pub const fn timeout(self, timeouts: &Timeouts) -> u32 {
         match self {
             Self::OneWay => timeouts.udp_one_way,
-            Self::TwoWay => timeouts.udp,
+            Self::TwoWay | Self::Lasting => timeouts.udp,
             Self::QueryOneWay | Self::QueryTwoWay => timeouts.icmp,
             Self::SynSent | Self::SynReceived | Self::Reopened | Self::TargetClosedEarly => {
                 timeouts.tcp.opening

@@ -23,6 +23,7 @@ pub mod reason;
 pub mod rewrite;
 pub mod services;
 pub mod snat;
+pub mod tunnel;
 pub mod wire;
 
 pub use reason::{Reason, Verdict};

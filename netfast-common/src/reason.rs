@@ -119,6 +119,8 @@ reasons! {
     FilterLimit = 42, "filter_limit", "over the rate of a filter rule";
     // By policy, too: like malformed ones, since nothing can be judged.
     HeadersSplit = 43, "headers_split", "driver put the headers beyond the frame's first buffer; netfast cannot read them";
+    // About tunnels to targets.
+    TunnelMtu = 44, "tunnel_mtu", "ICMP error about a packet in a tunnel to a target: the path's MTU is noted";
 }
 
 #[cfg(test)]

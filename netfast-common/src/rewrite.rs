@@ -79,6 +79,21 @@ pub fn ipv6(header: &mut impl Words, source: [u32; 4], destination: [u32; 4]) ->
     delta
 }
 
+/// Lowers the TTL of an IPv4 header by one (RFC 1812 5.3.1) and updates its checksum. The caller has checked that it is above 0.
+#[inline(always)]
+pub fn age_ipv4(header: &mut impl Words) {
+    let [ttl, protocol, c0, c1] = header.word(IPV4_TTL).to_ne_bytes();
+    let [c0, c1] = Delta::NONE.word([1, 0], [0, 0]).apply([c0, c1]);
+    header.put(IPV4_TTL, u32::from_ne_bytes([ttl.wrapping_sub(1), protocol, c0, c1]));
+}
+
+/// Lowers the hop limit of an IPv6 header by one. The caller has checked that it is above 0.
+#[inline(always)]
+pub fn age_ipv6(header: &mut impl Words) {
+    let [a, b, c, hop_limit] = header.word(IPV6_HOP_LIMIT).to_ne_bytes();
+    header.put(IPV6_HOP_LIMIT, u32::from_ne_bytes([a, b, c, hop_limit.wrapping_sub(1)]));
+}
+
 /// Puts new addresses into the header of an IPv4 packet inside an ICMP error, and updates its checksum. Returns what its
 /// pseudo-header and what the whole header have changed by.
 #[inline(always)]
@@ -224,6 +239,10 @@ mod tests {
             prop_assert_eq!(&header[16..20], &destination);
             prop_assert_eq!(&udp[..4], &ports_new);
             prop_assert!(udp[6..8] != [0, 0]);
+
+            age_ipv4(&mut header);
+            prop_assert!(verifies(&[&header]));
+            prop_assert_eq!(header[8], ttl.wrapping_sub(2));
 
             reflect_ipv4(&mut header, 64);
             prop_assert!(verifies(&[&header]));

@@ -63,6 +63,12 @@ impl Place {
         Self { base: cpu() * config.cache6_stride, hash, mask: config.cache6_mask }
     }
 
+    /// The tuple's hash, the same on all CPUs.
+    #[inline(always)]
+    pub const fn hash(self) -> u32 {
+        self.hash
+    }
+
     /// Index of the first set.
     #[inline(always)]
     pub const fn first(self) -> u32 {
@@ -73,6 +79,19 @@ impl Place {
     #[inline(always)]
     pub const fn second(self) -> u32 {
         self.base + (hash::second(self.hash) & self.mask)
+    }
+}
+
+/// The hash of a tuple, as [`Place`] has it.
+#[inline(always)]
+pub fn hash_of(run: &Run, version: u8, key: &FlowKey) -> u32 {
+    let udp = key.protocol == UDP;
+    if version == 4 {
+        let [source, destination, ports] = words4(key);
+        hash::tuple4(u64::from(source) | u64::from(destination) << 32, ports, udp, run.config.seed)
+    } else {
+        let (_, native) = native_ports(key);
+        hash::tuple6(words6(&key.source, &key.destination), native, udp, run.config.seed)
     }
 }
 

@@ -12,14 +12,14 @@ use aya_ebpf::{
 use netfast_common::{
     Reason,
     abi::{
-        TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_FRAGMENT, TAIL_ICMP, TAIL_KNOWN, TAIL_NEW, TAIL_SLOW,
-        TAIL_SNAT,
+        TAIL_DIRECT, TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_FRAGMENT, TAIL_ICMP, TAIL_KNOWN, TAIL_NEW,
+        TAIL_SLOW, TAIL_SNAT,
     },
 };
 
 use crate::{
     account::{self, Outcome, UNKNOWN_ROW},
-    error, family, fragment, frame, hot,
+    direct, error, family, fragment, frame, hot,
     maps::{CLOCK, PROGRAMS},
     run::{self, Run},
     slow::{self, Step},
@@ -91,6 +91,12 @@ pub fn netfast_fragment(ctx: XdpContext) -> u32 {
     go(&ctx, fragment::packet)
 }
 
+/// Packets to targets of the modes `dsr` and `ipip`, and ICMP errors about them.
+#[xdp(frags)]
+pub fn netfast_direct(ctx: XdpContext) -> u32 {
+    go(&ctx, direct::packet)
+}
+
 /// Takes a step, and goes on as it says.
 #[inline(always)]
 fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
@@ -112,6 +118,7 @@ fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
         Step::Icmp => follow(ctx, TAIL_ICMP),
         Step::Snat => follow(ctx, TAIL_SNAT),
         Step::Fragment => follow(ctx, TAIL_FRAGMENT),
+        Step::Direct => follow(ctx, TAIL_DIRECT),
     };
     account::finish(run.row, bytes, outcome)
 }

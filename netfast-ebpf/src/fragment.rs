@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::BPF_ANY, programs::XdpContext};
 use netfast_common::{
     Reason,
-    abi::FRAGMENT_SECONDS,
+    abi::{FRAGMENT_DIRECT, FRAGMENT_SECONDS},
     flow, rewrite,
     wire::{Fragment, Packet},
 };
@@ -16,7 +16,7 @@ use crate::{
     hops,
     maps::{FRAGMENTS, SCRATCH, TARGET_COUNTERS},
     run::Run,
-    scratch::{Memory, Scratch},
+    scratch::{Memory, STAGE_FRAGMENT, Scratch},
     slow::Step,
     translate,
 };
@@ -44,12 +44,16 @@ pub fn packet(ctx: &XdpContext, run: &Run) -> Step {
     {
         return Step::Filter;
     }
+    if noted.direction == FRAGMENT_DIRECT {
+        scratch.stage = STAGE_FRAGMENT;
+        return Step::Direct;
+    }
     Step::Done(later(ctx, run, packet, scratch))
 }
 
 /// Puts the datagram's key into the working memory.
 #[inline(always)]
-fn identify(ctx: &XdpContext, packet: &Packet, scratch: &mut Scratch) -> bool {
+pub fn identify(ctx: &XdpContext, packet: &Packet, scratch: &mut Scratch) -> bool {
     let at = packet.l3 as usize + packet.identification as usize;
     let identification = if packet.version == 4 {
         Header::<2>::at(ctx, at).map(|bytes| bytes.get::<u16>(0) as u32)
@@ -77,6 +81,8 @@ fn first(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) ->
     noted.target = flow.target;
     noted.next_hop = flow.next_hop;
     noted.direction = flow.direction as u32 & 1;
+    noted.hash = 0;
+    noted.pad = 0;
     let _ = FRAGMENTS.insert(&scratch.fragment_key, &scratch.fragment, BPF_ANY as u64);
     let l3 = packet.l3 as usize & 0x1f;
     let new = &scratch.flow.translated;

@@ -10,6 +10,7 @@ use netfast_common::{
     },
     checksum,
     rewrite::{self, Words},
+    tunnel::Inner,
     wire::{ACK, FIN, RST, SYN, TCP, UDP},
 };
 
@@ -17,9 +18,10 @@ use crate::{
     account::{self, Outcome},
     cache::{self, Place},
     echo, egress,
-    frame::{Header, load},
+    frame::{self, Header, load},
     maps::{CACHE4, CACHE6, ECHO_COUNTERS, NEXT_HOPS, TARGET_COUNTERS, TARGETS},
     run::Run,
+    tunnel,
 };
 
 /// Decides and counts the frame and returns the driver's answer, or returns `None` if it is not a plain packet of a cached
@@ -110,7 +112,20 @@ fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
         None => find4(run, place.second(), addresses, ports, udp)?,
     };
     let kind = tail_kind(line.tail) & 7;
-    if kind == LineKind::Echo as u8 {
+    // What has addresses and ports rewritten pays for all other kinds with this one comparison.
+    if kind >= LineKind::Echo as u8 {
+        if kind != LineKind::Echo as u8 {
+            // SAFETY: 28 bytes from `ip` are there.
+            let inner = Inner { version: 4, class: unsafe { load(ip + 1) }, length: total as u16 };
+            let hash = place.hash();
+            return one_way(
+                ctx,
+                run,
+                l3,
+                &Line { kind, target: line.target, hop: line.next_hop, hash },
+                inner,
+            );
+        }
         // SAFETY: four bytes; what they are for the header and what of it is there was checked above.
         let (tag, mut header) = unsafe { (load(line.address.as_ptr() as usize), Header::<20>::checked(ip)) };
         let outcome = echo::within_rate(run, line.target, tag)
@@ -170,7 +185,20 @@ fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
         None => find6(run, place.second(), words, ports, udp)?,
     };
     let kind = tail_kind(line.tail) & 7;
-    if kind == LineKind::Echo as u8 {
+    if kind >= LineKind::Echo as u8 {
+        if kind != LineKind::Echo as u8 {
+            // SAFETY: 48 bytes from `ip` are there.
+            let [a, b]: [u8; 2] = unsafe { load::<u16>(ip) }.to_ne_bytes();
+            let inner = Inner { version: 6, class: a << 4 | b >> 4, length: payload as u16 + 40 };
+            let hash = place.hash();
+            return one_way(
+                ctx,
+                run,
+                l3,
+                &Line { kind, target: line.target, hop: line.next_hop, hash },
+                inner,
+            );
+        }
         // SAFETY: as for IPv4.
         let (tag, mut header) =
             unsafe { (load(line.address.as_ptr() as usize + 12), Header::<40>::checked(ip)) };
@@ -198,9 +226,39 @@ fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     Some(leave(ctx, run, l3, hop, kind, line.target, end - data))
 }
 
+/// What a line of a kind beyond [`LineKind::Echo`] says.
+struct Line {
+    kind: u8,
+    target: u16,
+    hop: u16,
+    /// Hash of its tuple.
+    hash: u32,
+}
+
+/// A packet to a target that answers the client itself.
+#[inline(always)]
+fn one_way(ctx: &XdpContext, run: &Run, l3: usize, line: &Line, inner: Inner) -> Option<u32> {
+    let bytes = frame::linear(ctx);
+    let outcome = if line.kind == LineKind::Direct as u8 {
+        let (_, hop) = way_out(line.target, line.hop, inner.length as usize)?;
+        egress::send(ctx, l3, hop, run.ifindex, Reason::Forwarded)
+    } else if line.kind == LineKind::Tunnel as u8 {
+        // An IPv6 packet may be so long that its length has wrapped; what must stay below the MTU is not.
+        let (target, hop) = way_out(line.target, line.hop, 0)?;
+        if !tunnel::fits(run, line.target, target, hop, inner.length as u32) {
+            return None;
+        }
+        tunnel::wrap(ctx, run, l3, inner, target, hop, line.hash)
+    } else {
+        return None;
+    };
+    account::add(&TARGET_COUNTERS, line.target as u32 * 2, bytes);
+    Some(account::finish(run.row, bytes, outcome))
+}
+
 /// A 16-byte address as native words, by four loads.
 #[inline(always)]
-fn address_words(address: &[u8; 16]) -> [u32; 4] {
+pub fn address_words(address: &[u8; 16]) -> [u32; 4] {
     let at = address.as_ptr() as usize;
     // SAFETY: an address has 16 bytes.
     unsafe { [load(at), load(at + 4), load(at + 8), load(at + 12)] }

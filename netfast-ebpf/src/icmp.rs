@@ -7,7 +7,7 @@ use netfast_common::{
     addr,
     checksum::Delta,
     flow::{self, ORIGINAL},
-    rewrite,
+    rewrite, tunnel,
     wire::{Packet, TCP, UDP, icmp},
 };
 
@@ -18,7 +18,7 @@ use crate::{
     known,
     maps::{FLOWS, HALF_OPEN},
     run::Run,
-    scratch::Scratch,
+    scratch::{STAGE_ERROR, STAGE_TUNNEL, Scratch},
     translate::{self, ports_of, word4, words},
 };
 
@@ -34,8 +34,15 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratc
     scratch.inner = Packet::default();
     let inner = &mut scratch.inner;
     inner.l3 = packet.l4 + icmp::HEADER as u16;
-    icmp::embedded(&mut FrameCursor::at(ctx, inner.l3 as usize), packet.version, inner)?;
+    let read = icmp::embedded(&mut FrameCursor::at(ctx, inner.l3 as usize), packet.version, inner);
     let end = packet.l3 as u32 + packet.length;
+    if read.is_none() {
+        // A packet in a tunnel to a target, which left with an address that the error has come to?
+        if tunnel::inside(inner.key.protocol) != 0 && inner.key.source == packet.key.destination {
+            scratch.stage = STAGE_TUNNEL;
+        }
+        return None;
+    }
     // It goes to whom the packet inside came from, or somebody has made it up.
     if inner.l4 as u32 + 8 > end || inner.key.source != packet.key.destination {
         return None;
@@ -43,7 +50,13 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratc
     scratch.reply_key = flow::reverse(&inner.key);
     let (entry, confirmed) = match FLOWS.get_ptr_mut(&scratch.reply_key) {
         Some(entry) => (entry, true),
-        None => (HALF_OPEN.get_ptr_mut(&scratch.reply_key)?, false),
+        None => match HALF_OPEN.get_ptr_mut(&scratch.reply_key) {
+            Some(entry) => (entry, false),
+            None => {
+                scratch.stage = STAGE_ERROR;
+                return None;
+            }
+        },
     };
     // SAFETY: as in `known::packet`: copied once, and checked against the other direction's entry.
     scratch.flow = unsafe { *entry };

@@ -18,6 +18,8 @@ mod cache;
 #[cfg(target_arch = "bpf")]
 mod classify;
 #[cfg(target_arch = "bpf")]
+mod direct;
+#[cfg(target_arch = "bpf")]
 mod echo;
 #[cfg(target_arch = "bpf")]
 mod egress;
@@ -61,6 +63,8 @@ mod snat;
 mod target;
 #[cfg(target_arch = "bpf")]
 mod translate;
+#[cfg(target_arch = "bpf")]
+mod tunnel;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

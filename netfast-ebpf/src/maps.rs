@@ -142,6 +142,20 @@ pub static HALF_OPEN: LruHashMap<FlowKey, Flow, 131_072> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentFlow, 16_384> = LruHashMap::new();
 
+/// Flows to targets of the modes `dsr` and `ipip` whose client has sent more than once. Program writes, agent sweeps; sized by
+/// the agent.
+#[btf_map]
+pub static DIRECT: LruHashMap<FlowKey, Flow, 131_072> = LruHashMap::new();
+
+/// Such flows of which one packet was seen. Program writes, agent sweeps; sized by the agent.
+#[btf_map]
+pub static DIRECT_NEW: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+
+/// What ICMP errors have told of the ways to targets of the mode `ipip`, by the target's index: `tunnel::noted`. Program
+/// writes and reads.
+#[btf_map]
+pub static PATH_MTU: Array<u64, { abi::MAX_TARGETS as usize }, MMAP> = Array::new();
+
 /// Flow cache, IPv4: a part per CPU. Program writes and reads; sized by the agent.
 #[btf_map]
 pub static CACHE4: Array<CacheSet4, 32_768, MMAP> = Array::new();

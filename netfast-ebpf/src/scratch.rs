@@ -26,6 +26,13 @@ pub const STAGE_FLAGS: u32 = 4;
 /// A source NAT flow was found whose next hops another rule set has chosen.
 pub const STAGE_REFRESH: u32 = 8;
 
+/// `netfast_direct` is to send a later fragment as its first one was sent.
+pub const STAGE_FRAGMENT: u32 = 16;
+/// An ICMP error may be about an answer of a target of the modes `dsr` and `ipip`.
+pub const STAGE_ERROR: u32 = 17;
+/// An ICMP error may be about a packet in a tunnel to a target.
+pub const STAGE_TUNNEL: u32 = 18;
+
 /// One CPU's working memory: the packet's description beside everything else, so that both can be borrowed.
 #[repr(C)]
 pub struct Memory {
@@ -70,6 +77,8 @@ pub struct Scratch {
     pub other_key: FlowKey,
     /// Where the packet is: `STAGE_…`.
     pub stage: u32,
+    /// Index of the forward that the packet is for ([`crate::direct`]).
+    pub forward: u32,
     /// Generation under which the filter has allowed the packet.
     pub allowed: u32,
     /// Generation under which its rules on TCP flags were asked.

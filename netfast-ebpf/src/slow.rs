@@ -4,7 +4,7 @@
 use aya_ebpf::programs::XdpContext;
 use netfast_common::{
     Reason, Verdict,
-    abi::{MAX_SERVICES, Policy, PolicyClass, ServiceKind},
+    abi::{MAX_FORWARDS, MAX_SERVICES, Mode, Policy, PolicyClass, ServiceKind},
     classify::Part,
     services,
     wire::{self, Fragment, Packet, UDP},
@@ -13,7 +13,7 @@ use netfast_common::{
 use crate::{
     account::Outcome,
     classify, echo, frame, icmp, known,
-    maps::{RULE_SETS, SCRATCH, SERVICES},
+    maps::{FORWARDS, RULE_SETS, SCRATCH, SERVICES},
     new,
     run::Run,
     scratch::{Memory, STAGE_FLAGS, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED, STAGE_REFRESH, Scratch},
@@ -36,6 +36,8 @@ pub enum Step {
     Snat,
     /// To [`crate::fragment::packet`].
     Fragment,
+    /// To [`crate::direct::packet`].
+    Direct,
 }
 
 /// Reads a frame, and describes it in the working memory for the programs that go on.
@@ -95,7 +97,8 @@ pub fn icmp_error(ctx: &XdpContext, run: &Run) -> Step {
     let Memory { packet, scratch } = unsafe { &mut *memory };
     match icmp::packet(ctx, run, packet, scratch) {
         Some(outcome) => Step::Done(outcome),
-        None => Step::Filter,
+        None if scratch.stage == STAGE_NEW => Step::Filter,
+        None => Step::Direct,
     }
 }
 
@@ -224,6 +227,10 @@ fn allowed_packet(
     if packet.is_unspecified() {
         return Step::Done(by_policy(run, PolicyClass::Martian, Reason::Martian));
     }
+    if kind == ServiceKind::Forward as u8 && is_direct(run, index) {
+        scratch.forward = index as u32;
+        return Step::Direct;
+    }
     if packet.version == 6 && packet.key.protocol == UDP && packet.no_udp_checksum {
         return Step::Done(Outcome::drop(Reason::UdpZeroChecksum));
     }
@@ -234,12 +241,20 @@ fn allowed_packet(
     })
 }
 
+/// Whether the forward's targets answer their clients themselves.
+#[inline(always)]
+fn is_direct(run: &Run, index: u16) -> bool {
+    FORWARDS
+        .get(run.slot() * MAX_FORWARDS + index as u32)
+        .is_some_and(|forward| forward.mode >= Mode::Dsr as u8)
+}
+
 /// Answer of [`service`]: there is none.
-const NO_SERVICE: u32 = u32::MAX;
+pub const NO_SERVICE: u32 = u32::MAX;
 
 /// The service that `packet` is addressed to: its index, and its kind in bits 16 to 23.
 #[inline(never)]
-fn service(run: &Run, packet: &Packet) -> u32 {
+pub fn service(run: &Run, packet: &Packet) -> u32 {
     let slot = run.slot();
     let Some(rules) = RULE_SETS.get(slot) else { return NO_SERVICE };
     let found = services::find(

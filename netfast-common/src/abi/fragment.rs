@@ -38,8 +38,15 @@ pub struct FragmentFlow {
     pub target: u16,
     /// Index of the next hop.
     pub next_hop: u16,
-    /// 0: original direction, 1: reply direction.
+    /// 0: original direction, 1: reply direction, [`FRAGMENT_DIRECT`].
     pub direction: u32,
+    /// Of [`FRAGMENT_DIRECT`]: the flow's hash, from which the outer header is made.
+    pub hash: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
-pod!(FragmentKey => 40, FragmentFlow => 48);
+/// [`FragmentFlow::direction`]: by `netfast_direct` to a target of mode `dsr` or `ipip`; the addresses stay as they are.
+pub const FRAGMENT_DIRECT: u32 = 2;
+
+pod!(FragmentKey => 40, FragmentFlow => 56);

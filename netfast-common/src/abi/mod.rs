@@ -30,7 +30,7 @@ pub use flow::{
     CacheLine4, CacheLine6, CacheSet4, CacheSet6, Flow, FlowKey, LineKind, line_tail, tail_generation,
     tail_kind, tail_port, tail_stamp,
 };
-pub use fragment::{FRAGMENT_SECONDS, FragmentFlow, FragmentKey};
+pub use fragment::{FRAGMENT_DIRECT, FRAGMENT_SECONDS, FragmentFlow, FragmentKey};
 pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, InterfaceAddress, NextHop, VlanKey, VlanLink};
 pub use rules::{
     AllowEntry, Echo, FORWARD_BY_SOURCE, FORWARD_QUIC, FORWARD_REJECTS, Forward, MAGLEV_PER_CELL, MaglevCell,
@@ -85,6 +85,8 @@ pub const TAIL_SNAT: u32 = 6;
 pub const TAIL_FAMILY: u32 = 7;
 /// Element of the map `PROGRAMS`: the program `netfast_fragment`.
 pub const TAIL_FRAGMENT: u32 = 8;
+/// Element of the map `PROGRAMS`: the program `netfast_direct`.
+pub const TAIL_DIRECT: u32 = 9;
 /// Elements of the map `PROGRAMS`.
 pub const TAIL_SLOTS: u32 = 16;
 /// The programs that tail calls lead to, with their elements of `PROGRAMS`.
@@ -98,6 +100,7 @@ pub const TAIL_CALLS: &[(u32, &str)] = &[
     (TAIL_SNAT, "netfast_snat"),
     (TAIL_FAMILY, "netfast_family"),
     (TAIL_FRAGMENT, "netfast_fragment"),
+    (TAIL_DIRECT, "netfast_direct"),
 ];
 /// Inside prefixes over all source NAT rules.
 pub const MAX_SNAT: u32 = 256;

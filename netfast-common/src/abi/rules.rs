@@ -98,13 +98,13 @@ pub const TARGET_ENDS: u8 = 1;
 
 /// A target, or a pool address of a source NAT rule (`source` is the address, `address` and `service` are zero): element
 /// `index` of the map `TARGETS`, not double-buffered. Everything but `next_hop` and `state` is
-/// constant while a flow may refer to the index.
+/// constant while a flow may refer to the index; in mode `ipip` `source` and `spread` are not, since no answer comes to them.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Target {
     /// Address of the target.
     pub address: [u8; 16],
-    /// Source address that `nat` puts in (an address of this host on the way to the target).
+    /// Source address that `nat` puts in (an address of this host on the way to the target); of the outer header in mode `ipip`.
     pub source: [u8; 16],
     /// Address of the service, put in as the source of replies.
     pub service: [u8; 16],

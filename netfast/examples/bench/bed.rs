@@ -130,6 +130,7 @@ impl Bed {
         let tables = TableSizes {
             flows: 2 * MAX_FLOWS + 262_144,
             half_open: 65_536,
+            direct: 65_536,
             mappings: 1024,
             cache4_sets: MAX_FLOWS,
             cache6_sets: MAX_FLOWS,

@@ -250,6 +250,7 @@ impl Bed {
             flows: 1024,
             mappings: 1024,
             half_open: 1024,
+            direct: 1024,
             cache4_sets: 262_144,
             cache6_sets: 262_144,
             filter_rules: abi::MAX_FILTER_NUMBERS,

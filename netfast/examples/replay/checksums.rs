@@ -40,15 +40,35 @@ fn whole(sum: Sum16BitWords) -> Sum {
 
 /// Judges an Ethernet frame.
 pub fn of(frame: &[u8]) -> Sums {
-    let none = Sums { network: Sum::None, transport: Sum::None };
-    let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return none };
-    let Some(net) = &packet.net else { return none };
+    SlicedPacket::from_ethernet(frame).map_or(NONE, |packet| of_packet(&packet))
+}
+
+const NONE: Sums = Sums { network: Sum::None, transport: Sum::None };
+
+/// The IP packet in another one's payload (RFC 2003, RFC 2473, RFC 4213).
+fn inside<'a>(net: &NetSlice<'a>) -> Option<&'a [u8]> {
+    let payload = match net {
+        NetSlice::Ipv4(ip) => ip.payload(),
+        NetSlice::Ipv6(ip) => ip.payload(),
+        NetSlice::Arp(_) => return None,
+    };
+    matches!(payload.ip_number.0, 4 | 41).then_some(payload.payload)
+}
+
+fn of_packet(packet: &SlicedPacket<'_>) -> Sums {
+    let Some(net) = &packet.net else { return NONE };
     let network = match net {
         NetSlice::Ipv4(ip) => {
             same(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum())
         }
         _ => Sum::None,
     };
+    if let Some(inner) = inside(net) {
+        let inner = SlicedPacket::from_ip(inner).map_or(NONE, |packet| of_packet(&packet));
+        // Either header may be wrong.
+        let network = if network == Sum::Wrong { network } else { inner.network };
+        return Sums { network, ..inner };
+    }
     let fragment = match net {
         NetSlice::Ipv4(ip) => ip.is_payload_fragmented(),
         NetSlice::Ipv6(ip) => ip.is_payload_fragmented(),

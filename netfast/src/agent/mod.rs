@@ -200,6 +200,7 @@ fn datapath_options(config: &AgentConfig) -> DatapathOptions {
         tables: TableSizes {
             flows: tables.flows,
             half_open: tables.half_open,
+            direct: tables.direct,
             mappings: tables.mappings,
             cache4_sets: tables.cache4_sets,
             cache6_sets: tables.cache6_sets,

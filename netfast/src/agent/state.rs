@@ -295,6 +295,11 @@ impl StatsSource for Shared {
             maps: vec![
                 fill("FLOWS", tally.confirmed, confirmed_max),
                 fill("HALF_OPEN", tally.half_open, half_open_max),
+                MapFill {
+                    map: "DIRECT".to_owned(),
+                    entries: tally.direct,
+                    max_entries: self.datapath.direct_capacity(),
+                },
                 fill("SNAT_MAPPINGS", tally.mappings.values().sum(), self.datapath.mapping_capacity()),
             ],
             events_lost: self.datapath.events_lost(),
@@ -341,8 +346,8 @@ impl StatsSource for Shared {
             snats: rules.snats.len(),
             echoes: rules.echoes.len(),
             filters: rules.filters.len(),
-            flows: tally.confirmed + tally.half_open,
-            flows_max: confirmed_max + half_open_max,
+            flows: tally.confirmed + tally.half_open + tally.direct + tally.direct_new,
+            flows_max: confirmed_max + half_open_max + self.datapath.direct_capacity(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
@@ -82,6 +83,10 @@ pub struct Show {
 /// weight. A connection stays with its target. In mode nat (the default) both addresses are rewritten and replies come
 /// back through this host whatever the target's routes are; in mode dnat the target sees the client's address and has to
 /// route its replies through this host.
+///
+/// In the modes dsr and ipip the target owns LISTEN's address, too, and answers the client itself; its port is LISTEN's. In mode
+/// dsr it is on a link of this host's, and only the MAC addresses of a packet change; in mode ipip it may be
+/// anywhere, and gets packets inside other ones, which it has to unpack (see docs/balancing.md).
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -89,7 +94,9 @@ Examples:
   netfast forward add dns udp 192.0.2.10:53 --to 10.0.0.53:53 --mode dnat
   netfast forward add games udp 192.0.2.10:27000-27099 --to 10.0.0.7:27000-27099
   netfast forward add web6 tcp '[2001:db8::10]:443' --to '[2001:db8:1::11]:8443'
-  netfast forward add shop tcp 192.0.2.11:80 --to 10.0.0.11:80 --health http:/ready,fall=2")]
+  netfast forward add shop tcp 192.0.2.11:80 --to 10.0.0.11:80 --health http:/ready,fall=2
+  netfast forward add video udp 192.0.2.10:443 --to 10.0.0.11:443 --mode dsr
+  netfast forward add far tcp 192.0.2.10:443 --to 10.9.0.11:443 --mode ipip")]
 pub struct Add {
     #[command(flatten)]
     forward: ForwardArguments,
@@ -151,6 +158,10 @@ struct ForwardArguments {
     /// A comma in a value follows a backslash.
     #[arg(long, value_name = "CHECK")]
     health: Option<Health>,
+    /// Mode ipip: take the outer source address of each flow out of this prefix, so that the target's card spreads the flows
+    /// over its queues
+    #[arg(long, value_name = "PREFIX")]
+    tunnel_source: Option<IpNet>,
     /// Free text
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
@@ -158,8 +169,15 @@ struct ForwardArguments {
 
 impl ForwardArguments {
     fn into_forward(self) -> types::Forward {
-        let Self { name, protocol, listen, targets, mode, health, comment } = self;
-        types::Forward { mode, health, targets, comment, ..types::Forward::new(name, protocol, listen) }
+        let Self { name, protocol, listen, targets, mode, health, tunnel_source, comment } = self;
+        types::Forward {
+            mode,
+            health,
+            tunnel_source,
+            targets,
+            comment,
+            ..types::Forward::new(name, protocol, listen)
+        }
     }
 }
 

@@ -132,8 +132,10 @@ impl Default for Metrics {
 pub struct Tables {
     /// Confirmed flows that fit (each takes two entries).
     pub flows: u32,
-    /// Half-open flows that fit.
+    /// Half-open flows that fit; as many of one packet fit in modes `dsr` and `ipip`.
     pub half_open: u32,
+    /// Flows of forwards in modes `dsr` and `ipip` that fit (one entry each); those not seen for longest go first.
+    pub direct: u32,
     /// Mappings of source NAT that fit: each is an external port in use. Memory is taken when it is needed.
     pub mappings: u32,
     /// Sets of the IPv4 flow cache, per CPU, of 64 bytes each; a power of two.
@@ -149,6 +151,7 @@ impl Default for Tables {
         Self {
             flows: 262_144,
             half_open: 65_536,
+            direct: 131_072,
             mappings: 131_072,
             cache4_sets: 16_384,
             cache6_sets: 4_096,
@@ -436,6 +439,7 @@ impl Tables {
         for (key, size, least, most) in [
             ("flows", self.flows, 1_024, 1 << 24),
             ("half_open", self.half_open, 1_024, 1 << 24),
+            ("direct", self.direct, 1_024, 1 << 24),
             ("mappings", self.mappings, 1_024, 1 << 24),
             ("cache4_sets", self.cache4_sets, 64, 1 << 20),
             ("cache6_sets", self.cache6_sets, 64, 1 << 20),

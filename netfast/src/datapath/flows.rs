@@ -73,7 +73,7 @@ impl Datapath {
         let config: Config = self.maps.config.get(0).unwrap_or_default();
         let now = self.clock.now()?;
         let mut count = 0;
-        for table in [Table::Confirmed, Table::HalfOpen] {
+        for table in Table::ALL {
             let mut batches = sys::Batches::<FlowKey, Flow>::new(self.table(table), BATCH);
             while let Some((keys, flows)) = batches.next().map_err(failed)? {
                 for (key, flow) in keys.iter().zip(flows) {

@@ -83,8 +83,10 @@ pub enum DatapathError {
 pub struct TableSizes {
     /// Confirmed flows.
     pub flows: u32,
-    /// Half-open flows.
+    /// Half-open flows; also, apart from them, flows to targets of the modes `dsr` and `ipip` of which one packet was seen.
     pub half_open: u32,
+    /// Flows to targets of the modes `dsr` and `ipip`.
+    pub direct: u32,
     /// Mappings of source NAT.
     pub mappings: u32,
     /// Sets of the IPv4 flow cache of each CPU (a power of two).
@@ -97,10 +99,12 @@ pub struct TableSizes {
 
 impl TableSizes {
     /// Entries of the maps whose size the operator decides. A flow has two entries, one per direction.
-    fn entries(&self, cpus: u32) -> [(&'static str, u32); 8] {
+    fn entries(&self, cpus: u32) -> [(&'static str, u32); 10] {
         [
             ("FLOWS", self.flows.saturating_mul(2)),
             ("HALF_OPEN", self.half_open.saturating_mul(2)),
+            ("DIRECT", self.direct),
+            ("DIRECT_NEW", self.half_open),
             ("SNAT_MAPPINGS", self.mappings.saturating_mul(2)),
             ("CACHE4", self.cache4_sets.saturating_mul(cpus)),
             ("CACHE6", self.cache6_sets.saturating_mul(cpus)),
@@ -149,6 +153,8 @@ struct Maps {
     devices: OwnedFd,
     flows: OwnedFd,
     half_open: OwnedFd,
+    direct: OwnedFd,
+    direct_new: OwnedFd,
     snat_mappings: OwnedFd,
 }
 
@@ -188,6 +194,8 @@ impl Maps {
             devices: loaded.map_fd("DEVICES")?,
             flows: loaded.map_fd("FLOWS")?,
             half_open: loaded.map_fd("HALF_OPEN")?,
+            direct: loaded.map_fd("DIRECT")?,
+            direct_new: loaded.map_fd("DIRECT_NEW")?,
             snat_mappings: loaded.map_fd("SNAT_MAPPINGS")?,
         })
     }
@@ -319,6 +327,14 @@ impl Datapath {
     pub fn mapping_capacity(&self) -> u64 {
         use std::os::fd::AsFd;
         sys::map_info(self.maps.snat_mappings.as_fd()).map_or(0, |info| u64::from(info.max_entries / 2))
+    }
+
+    /// Flows to targets of the modes `dsr` and `ipip` that fit.
+    pub fn direct_capacity(&self) -> u64 {
+        use std::os::fd::AsFd;
+        let entries =
+            |map: &OwnedFd| sys::map_info(map.as_fd()).map_or(0, |info| u64::from(info.max_entries));
+        entries(&self.maps.direct)
     }
 
     /// Flows that fit: confirmed and half-open.

@@ -153,6 +153,8 @@ struct Host {
     sources: [IpAddr; 2],
     /// Index of the next hop by target; `None`: no route.
     ways: BTreeMap<IpAddr, Option<u16>>,
+    /// Gateways of targets.
+    gateways: BTreeMap<IpAddr, IpAddr>,
 }
 
 impl HostView for Host {
@@ -167,6 +169,10 @@ impl HostView for Host {
     fn route(&self, target: IpAddr) -> Option<TargetRoute> {
         let source = self.sources[usize::from(target.is_ipv6())];
         self.ways.get(&target).copied().flatten().map(|next_hop| TargetRoute { source, next_hop })
+    }
+
+    fn gateway(&self, target: IpAddr) -> Option<IpAddr> {
+        self.gateways.get(&target).copied()
     }
 }
 
@@ -206,6 +212,7 @@ fn default_settings() -> Settings {
 pub const SMALL_TABLES: TableSizes = TableSizes {
     flows: 16_384,
     half_open: 16_384,
+    direct: 16_384,
     mappings: 16_384,
     cache4_sets: 4096,
     cache6_sets: 4096,
@@ -241,7 +248,12 @@ impl Sandbox {
             program,
             events,
             settings,
-            host: Host { ports: Vec::new(), sources: SOURCES, ways: BTreeMap::new() },
+            host: Host {
+                ports: Vec::new(),
+                sources: SOURCES,
+                ways: BTreeMap::new(),
+                gateways: BTreeMap::new(),
+            },
             intent: Intent::default(),
             ids: Ids::default(),
             images: Images::default(),
@@ -261,6 +273,7 @@ impl Sandbox {
         self.configure(|settings| *settings = default_settings());
         self.host.sources = SOURCES;
         self.host.ways.clear();
+        self.host.gateways.clear();
         self.datapath.set_locals(&[])?;
         self.datapath.set_answer_addresses(&[])?;
         self.publish(&Rules::default())?;
@@ -336,6 +349,11 @@ impl Sandbox {
         let index = self.host.ways.get(&target).copied().flatten().unwrap_or_else(|| self.free_index());
         self.datapath.write(index, &hop);
         self.host.ways.insert(target, Some(index));
+    }
+
+    /// Puts a gateway on the way to a target, from the next publication on.
+    pub fn set_gateway(&mut self, target: IpAddr, gateway: IpAddr) {
+        self.host.gateways.insert(target, gateway);
     }
 
     fn free_index(&self) -> u16 {

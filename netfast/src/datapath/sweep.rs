@@ -56,6 +56,10 @@ pub struct Tally {
     pub confirmed: u64,
     /// Flows that are not confirmed.
     pub half_open: u64,
+    /// Flows to targets of the modes `dsr` and `ipip` whose client has sent more than once.
+    pub direct: u64,
+    /// Such flows of which one packet was seen.
+    pub direct_new: u64,
     /// Flows by uid of their forward.
     pub forwards: HashMap<u32, u64>,
     /// Flows by index of their target.
@@ -108,6 +112,20 @@ pub(super) enum Table {
     Confirmed,
     /// HALF_OPEN.
     HalfOpen,
+    /// DIRECT: one entry a flow.
+    Direct,
+    /// DIRECT_NEW, likewise.
+    DirectNew,
+}
+
+impl Table {
+    /// All of them.
+    pub(super) const ALL: [Self; 4] = [Self::Confirmed, Self::HalfOpen, Self::Direct, Self::DirectNew];
+
+    /// Whether a flow has an entry per direction.
+    const fn has_replies(self) -> bool {
+        matches!(self, Self::Confirmed | Self::HalfOpen)
+    }
 }
 
 impl Datapath {
@@ -115,6 +133,8 @@ impl Datapath {
         match table {
             Table::Confirmed => self.maps.flows.as_fd(),
             Table::HalfOpen => self.maps.half_open.as_fd(),
+            Table::Direct => self.maps.direct.as_fd(),
+            Table::DirectNew => self.maps.direct_new.as_fd(),
         }
     }
 
@@ -131,6 +151,9 @@ impl Datapath {
             return Ok(());
         }
         sys::delete(map, key)?;
+        if !table.has_replies() {
+            return Ok(());
+        }
         let reply = reverse(&flow.translated);
         // Only the flow's own: another one may have the tuple by now.
         if sys::lookup::<FlowKey, Flow>(map, &reply)?.is_some_and(|entry| reverse(&entry.translated) == *key)
@@ -166,6 +189,9 @@ impl Datapath {
     /// until they cannot; then a sweep takes it as an orphan.
     pub(super) fn end_flow(&self, table: Table, key: &FlowKey, flow: &Flow) -> io::Result<()> {
         let (map, reply) = (self.table(table), reverse(&flow.translated));
+        if !table.has_replies() {
+            return sys::delete(map, key).map(drop);
+        }
         let now = self.clock.now().map_err(io::Error::other)?;
         if let Some(entry) = sys::lookup::<FlowKey, Flow>(map, &reply)?
             && reverse(&entry.translated) == *key
@@ -206,7 +232,7 @@ impl Datapath {
         let mut by_target = vec![0u64; 1 << 16];
         let mut report = SweepReport::default();
         let mut suspects = Vec::new();
-        for table in [Table::Confirmed, Table::HalfOpen] {
+        for table in Table::ALL {
             let failed = |error| DatapathError::Kernel { call: "sweep of the flow tables", error };
             let mut batches = sys::Batches::<FlowKey, Flow>::new(self.table(table), BATCH);
             let mut dead = Vec::new();
@@ -243,7 +269,7 @@ impl Datapath {
                 }
                 match table {
                     Table::Confirmed => self.delete_flows(&dead).map_err(failed)?,
-                    Table::HalfOpen => {
+                    Table::HalfOpen | Table::Direct | Table::DirectNew => {
                         for (key, flow) in &dead {
                             self.delete_flow(table, key, flow).map_err(failed)?;
                         }
@@ -310,6 +336,8 @@ impl Tally {
         match table {
             Table::Confirmed => self.confirmed += 1,
             Table::HalfOpen => self.half_open += 1,
+            Table::Direct => self.direct += 1,
+            Table::DirectNew => self.direct_new += 1,
         }
         self.hops.insert(flow.next_hop);
         if active {
@@ -396,6 +424,7 @@ mod tests {
         let tables = TableSizes {
             flows: FLOWS + 1000,
             half_open: 1024,
+            direct: 1024,
             mappings: 1024,
             cache4_sets: 16_384,
             cache6_sets: 4096,

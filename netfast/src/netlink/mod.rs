@@ -157,7 +157,8 @@ impl Netlink {
     /// `targets` is *all* targets: next hops of targets left out now count as unused (see [`Self::gc`]).
     pub async fn resolve_targets(&self, targets: &[IpAddr]) -> Result<ResolvedView, NetlinkError> {
         let answers = self.requests.answers(targets).await;
-        self.call(|reply| Command::Want { answers, reply }).await
+        let gateways = view::gateways(&answers);
+        Ok(self.call(|reply| Command::Want { answers, reply }).await?.with_gateways(gateways))
     }
 
     /// Takes over the next hops that an earlier agent or the program left in `HOP_INDEX`: they keep their indexes. May

@@ -75,12 +75,24 @@ pub enum Unreachable {
 /// [`Path`] or why there is none.
 pub type Answer = Result<Path, Unreachable>;
 
+/// The gateways of targets that are not on the same link.
+pub(crate) fn gateways(answers: &[(IpAddr, Answer)]) -> HashMap<IpAddr, IpAddr> {
+    answers
+        .iter()
+        .filter_map(|(target, answer)| {
+            let neighbour = answer.as_ref().ok()?.neighbour;
+            (neighbour != *target).then_some((*target, neighbour))
+        })
+        .collect()
+}
+
 /// The host as the compiler sees it: made by [`super::Netlink::resolve_targets`] for the targets given there.
 #[derive(Clone, Debug, Default)]
 pub struct ResolvedView {
     host: Arc<HostState>,
     routes: HashMap<IpAddr, Result<TargetRoute, Unreachable>>,
     unresolved: Vec<IpAddr>,
+    gateways: HashMap<IpAddr, IpAddr>,
 }
 
 impl ResolvedView {
@@ -90,7 +102,11 @@ impl ResolvedView {
         mut unresolved: Vec<IpAddr>,
     ) -> Self {
         unresolved.sort_unstable();
-        Self { host, routes, unresolved }
+        Self { host, routes, unresolved, gateways: HashMap::new() }
+    }
+
+    pub(crate) fn with_gateways(self, gateways: HashMap<IpAddr, IpAddr>) -> Self {
+        Self { gateways, ..self }
     }
 
     /// The host's links and addresses at that time.
@@ -130,5 +146,9 @@ impl HostView for ResolvedView {
 
     fn route(&self, target: IpAddr) -> Option<TargetRoute> {
         self.routes.get(&target)?.as_ref().ok().copied()
+    }
+
+    fn gateway(&self, target: IpAddr) -> Option<IpAddr> {
+        self.gateways.get(&target).copied()
     }
 }

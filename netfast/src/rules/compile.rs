@@ -22,7 +22,7 @@ use super::{
     diff,
     ids::Ids,
     images::{HostView, Images, Leaving, TargetRoute, TargetStates},
-    normal, snat, validate,
+    normal, snat, tunnel, validate,
 };
 
 /// Compiles the intent. `ids` get entries for what is new; what is gone is retired.
@@ -55,7 +55,7 @@ pub fn compile_beside(
     assigned.set_sources(&sources(&rules, &routes))?;
 
     let mut images = Images::default();
-    forwards(&rules, &assigned, &routes, &mut images);
+    forwards(&rules, &assigned, &routes, host, &mut images);
     tables::tables(&rules, &assigned, states, &live.tables, &mut images)?;
     images.leaving = leaving(&assigned, host);
     snat::images(&rules, &assigned, host, &mut images)?;
@@ -106,18 +106,20 @@ fn sources(rules: &Rules, routes: &Routes) -> Vec<Vec<Option<IpAddr>>> {
         .zip(routes)
         .map(|(f, routes)| match f.mode {
             ForwardMode::Nat => routes.iter().map(|route| route.map(|r| r.source)).collect(),
-            ForwardMode::Dnat => Vec::new(),
+            ForwardMode::Dnat | ForwardMode::Dsr | ForwardMode::Ipip => Vec::new(),
         })
         .collect()
 }
 
-fn forwards(rules: &Rules, ids: &Ids, routes: &Routes, images: &mut Images) {
+fn forwards(rules: &Rules, ids: &Ids, routes: &Routes, host: &dyn HostView, images: &mut Images) {
     for ((forward, id), routes) in rules.forwards.iter().zip(ids.forwards()).zip(routes) {
         let protocol = tables::protocol(forward.protocol);
         images.services.push(service(&forward.listen, protocol, abi::ServiceKind::Forward, id.index));
         let mode = match forward.mode {
             ForwardMode::Nat => abi::Mode::Nat,
             ForwardMode::Dnat => abi::Mode::Dnat,
+            ForwardMode::Dsr => abi::Mode::Dsr,
+            ForwardMode::Ipip => abi::Mode::Ipip,
         };
         for ((target, target_id), route) in forward.targets.iter().zip(&id.targets).zip(routes) {
             if route.is_none() {
@@ -126,14 +128,26 @@ fn forwards(rules: &Rules, ids: &Ids, routes: &Routes, images: &mut Images) {
                     diff::target_name(&forward.name, &target.address)
                 ));
             }
-            let source = target_id.source.filter(|_| forward.mode == ForwardMode::Nat);
+            let address = target.address.address;
+            // To a gateway the packet would be one to the service: it would come back.
+            let gateway =
+                host.gateway(address).filter(|_| forward.mode == ForwardMode::Dsr && route.is_some());
+            if let Some(gateway) = gateway {
+                images.warnings.push(format!(
+                    "target {} is reached by way of {gateway}: in mode dsr a target is on a link of this host's, so its \
+                     packets are dropped; use mode ipip, or give this host an address on the target's link",
+                    diff::target_name(&forward.name, &target.address)
+                ));
+            }
+            let (source, spread) = tunnel::source(forward, address, target_id, route.as_ref());
             let image = abi::Target {
-                address: addr::from_ip(target.address.address),
+                address: addr::from_ip(address),
                 source: source.map(addr::from_ip).unwrap_or_default(),
+                spread,
                 service: addr::from_ip(forward.listen.address),
                 port_delta: target.address.ports.low.wrapping_sub(forward.listen.ports.low),
                 forward: id.index,
-                next_hop: route.map_or(0, |r| r.next_hop),
+                next_hop: route.filter(|_| gateway.is_none()).map_or(0, |r| r.next_hop),
                 mode: mode as u8,
                 in_use: 1,
                 uid: target_id.uid,

@@ -72,6 +72,10 @@ pub trait HostView {
     fn owns(&self, address: IpAddr) -> bool;
     /// How a target is reached; `None` while there is no route.
     fn route(&self, target: IpAddr) -> Option<TargetRoute>;
+    /// The gateway that frames to a target go to; `None`: to the target itself, or there is no route.
+    fn gateway(&self, _target: IpAddr) -> Option<IpAddr> {
+        None
+    }
 }
 
 /// A forward's look-up table, and what it was made from.

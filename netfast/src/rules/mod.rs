@@ -15,6 +15,7 @@ pub mod images;
 pub mod normal;
 pub mod snat;
 pub mod suggest;
+pub mod tunnel;
 pub mod validate;
 
 #[cfg(test)]

@@ -59,6 +59,9 @@ pub fn normalize_forward(forward: &mut Forward) {
     {
         health.timeout = None;
     }
+    if let Some(net) = &mut forward.tunnel_source {
+        *net = net.trunc();
+    }
     for target in &mut forward.targets {
         if let Some(ports) = target_ports(forward.listen.ports, target.address.ports) {
             target.address.ports = ports;

@@ -13,7 +13,7 @@ use crate::api::types::{
     Echo, Endpoint, ErrorBody, ErrorCode, Forward, ForwardMode, PortRange, Rules, Target, Transport,
 };
 
-use super::normal;
+use super::{normal, tunnel};
 
 pub mod filter;
 mod filters;
@@ -221,6 +221,7 @@ impl Check {
                 self.add(place.clone(), "name", message);
             }
             self.note(place.clone(), "listen", listen_address(&forward.listen));
+            self.note(place.clone(), "tunnel_source", tunnel_source(forward));
             self.note(place, "comment", comment(forward.comment.as_deref()));
             self.targets(at, forward);
             self.health(at, forward);
@@ -399,6 +400,24 @@ fn target_address(forward: &Forward, target: &Target) -> Verdict {
             family(&listen.address)
         ));
     }
+    if address.is_ipv4() != listen.address.is_ipv4() && forward.mode == ForwardMode::Dsr {
+        return Err(format!(
+            "target {} is {} and forward {:?} listens on {}, which is {}: in mode dsr nothing but the link header changes, \
+             so name the target by its address of that version",
+            target.address,
+            family(address),
+            forward.name,
+            listen.address,
+            family(&listen.address)
+        ));
+    }
+    if forward.mode.is_direct() && target.address.ports.low != listen.ports.low {
+        return Err(format!(
+            "forward {:?} listens on port {}, and its target {} is to be reached on port {}: in mode {} packets stay as they \
+             are, so give the target the port {}",
+            forward.name, listen.ports, target.address, target.address.ports, forward.mode, listen.ports
+        ));
+    }
     if *address == listen.address {
         return Err(format!(
             "forward {:?} listens on {address}, and its target {} has the same address: packets would come back to it \
@@ -422,6 +441,29 @@ fn target_address(forward: &Forward, target: &Target) -> Verdict {
                 target.address.ports.count()
             )
         });
+    }
+    Ok(())
+}
+
+/// The outer source addresses of mode `ipip`.
+fn tunnel_source(forward: &Forward) -> Verdict {
+    let Some(net) = &forward.tunnel_source else { return Ok(()) };
+    if forward.mode != ForwardMode::Ipip {
+        return Err(format!(
+            "forward {:?} is in mode {}, which has no tunnel: leave its tunnel source out, or use mode ipip",
+            forward.name, forward.mode
+        ));
+    }
+    prefix(net)?;
+    station("the tunnel source", &net.network())?;
+    if !forward.targets.is_empty()
+        && forward.targets.iter().all(|t| tunnel::prefix(forward, t.address.address).is_none())
+    {
+        return Err(format!(
+            "the tunnel source {net} is {}, and no target of forward {:?} is: name a prefix of the targets' version",
+            family(&net.addr()),
+            forward.name
+        ));
     }
     Ok(())
 }

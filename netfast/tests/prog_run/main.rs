@@ -4,6 +4,7 @@
 mod bed;
 #[path = "../../examples/replay/checksums.rs"]
 mod checksums;
+mod direct;
 mod echo;
 mod errors;
 mod family;
@@ -33,6 +34,7 @@ mod tracking;
 
 /// All scenarios, for tests that look at everything that left.
 const ALL: &[&[(&str, bed::Scenario)]] = &[
+    direct::SCENARIOS,
     echo::SCENARIOS,
     errors::SCENARIOS,
     family::SCENARIOS,

@@ -48,6 +48,10 @@ pub struct Forward {
     /// How the targets are checked; without it all of them count as healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// Of mode `ipip`: the outer header's source addresses, a prefix out of which each flow has its own; without it, this host's
+    /// address towards the target. It concerns targets of its own IP version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_source: Option<IpNet>,
     /// The targets.
     #[serde(default, rename = "target", skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<Target>,
@@ -65,6 +69,7 @@ impl Forward {
             listen,
             mode: ForwardMode::Nat,
             health: None,
+            tunnel_source: None,
             targets: Vec::new(),
             comment: None,
         }
@@ -147,6 +152,17 @@ words! {
         Nat = "nat",
         /// The client's address is kept; the target routes its replies through this host.
         Dnat = "dnat",
+        /// Nothing but the link header changes; the target, on the same link, owns the service's address and answers itself.
+        Dsr = "dsr",
+        /// The packet goes to the target inside another one; the target owns the service's address and answers itself.
+        Ipip = "ipip",
+    }
+}
+
+impl ForwardMode {
+    /// Whether the targets answer the clients themselves.
+    pub const fn is_direct(self) -> bool {
+        matches!(self, Self::Dsr | Self::Ipip)
     }
 }
 

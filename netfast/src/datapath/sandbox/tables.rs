@@ -19,12 +19,17 @@ impl Sandbox {
     ///
     /// If a table cannot be read.
     pub fn flows(&self) -> Result<Vec<(bool, FlowKey, Flow)>, SandboxError> {
+        let confirmed = |table| matches!(table, Table::Confirmed | Table::Direct);
+        Ok(self.entries()?.into_iter().map(|(table, key, flow)| (confirmed(table), key, flow)).collect())
+    }
+
+    fn entries(&self) -> Result<Vec<(Table, FlowKey, Flow)>, SandboxError> {
         let mut all = Vec::new();
-        for (table, confirmed) in [(Table::Confirmed, true), (Table::HalfOpen, false)] {
+        for table in Table::ALL {
             let mut batches = sys::Batches::<FlowKey, Flow>::new(self.datapath.table(table), 1024);
             let walk = |error| DatapathError::Kernel { call: "walk over a flow table", error };
             while let Some((keys, flows)) = batches.next().map_err(walk)? {
-                all.extend(keys.iter().zip(flows).map(|(key, flow)| (confirmed, *key, *flow)));
+                all.extend(keys.iter().zip(flows).map(|(key, flow)| (table, *key, *flow)));
             }
         }
         Ok(all)
@@ -83,7 +88,7 @@ impl Sandbox {
     ///
     /// If a table cannot be written.
     pub fn forget_entry(&self, key: &FlowKey) -> Result<(), SandboxError> {
-        for table in [Table::Confirmed, Table::HalfOpen] {
+        for table in Table::ALL {
             sys::delete(self.datapath.table(table), key)
                 .map_err(|error| DatapathError::Kernel { call: "removal of a flow", error })?;
         }
@@ -126,12 +131,11 @@ impl Sandbox {
         let unit = 1u32 << (config.stamp_shift & 31);
         let jiffies = u32::try_from(time.as_millis() * hz / 1000).unwrap_or(u32::MAX / 4);
         let jiffies = jiffies.next_multiple_of(unit);
-        for (confirmed, key, mut flow) in self.flows()? {
+        for (table, key, mut flow) in self.entries()? {
             flow.last_seen = flow.last_seen.wrapping_sub(jiffies);
             if flow.direction == ORIGINAL {
                 flow.created = flow.created.wrapping_sub(jiffies);
             }
-            let table = if confirmed { Table::Confirmed } else { Table::HalfOpen };
             sys::update(self.datapath.table(table), &key, &flow, sys::Existing::Replace).map_err(failed)?;
         }
         let units = u64::from(jiffies / unit);
