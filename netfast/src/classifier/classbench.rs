@@ -2,7 +2,8 @@
 //!
 //! A rule is a line `@source/length destination/length low : high low : high protocol/mask [flags/mask]`, with spaces or tabs
 //! between the words: addresses (IPv4 or IPv6), source ports, destination ports, and the protocol in hexadecimal, 0 of the
-//! mask for any. What comes behind the protocol is not read: these sets name flags that no TCP header has.
+//! mask for any. The last word is two bytes: of TCP the flags stand in the upper one (`0x0200/0x1200`: SYN without ACK), of ICMP
+//! type and code. [`rules`] does not read it, as the traces know nothing of flags; [`line`] does.
 //! A line of a trace is `source destination source-port destination-port protocol`, all decimal; addresses may be written
 //! as such, too. What comes behind is not read.
 
@@ -59,7 +60,31 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
-fn rule(line: &str, number: u32) -> Result<Rule, String> {
+/// A rule as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Source prefix.
+    pub source: ipnet::IpNet,
+    /// Destination prefix, of the same IP version.
+    pub destination: ipnet::IpNet,
+    /// First and last source port.
+    pub source_ports: [u16; 2],
+    /// First and last destination port.
+    pub destination_ports: [u16; 2],
+    /// IP protocol; `None`: any.
+    pub protocol: Option<u8>,
+    /// Value and mask of the last word.
+    pub flags: Option<[u16; 2]>,
+}
+
+/// All ports: what rules say that do not ask for ports.
+pub const ALL_PORTS: [u16; 2] = [0, u16::MAX];
+
+/// Reads a line that is a rule.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn line(line: &str) -> Result<Line, String> {
     let rest = line.strip_prefix('@').ok_or("a rule begins with @")?.replace(':', " : ");
     // Not in the addresses: `2001 : db8` is one word again.
     let text = if line.matches(':').count() > 2 { line[1..].to_owned() } else { rest };
@@ -93,17 +118,37 @@ fn rule(line: &str, number: u32) -> Result<Rule, String> {
         0xff => Some(hex(value)?),
         _ => return Err(format!("protocol mask {mask}: only 0x00 and 0xFF are understood")),
     };
-    let all = [0, u16::MAX];
+    let flags = words.next().map(|text| {
+        let hex =
+            |text: &str| u16::from_str_radix(text.trim_start_matches("0x").trim_start_matches("0X"), 16).ok();
+        let both = text.split_once('/').and_then(|(value, mask)| Some([hex(value)?, hex(mask)?]));
+        both.ok_or_else(|| {
+            format!("{text:?} is no flags/mask: two numbers in hexadecimal, each of two bytes")
+        })
+    });
+    Ok(Line {
+        source,
+        destination,
+        source_ports: from,
+        destination_ports: to,
+        protocol,
+        flags: flags.transpose()?,
+    })
+}
+
+fn rule(text: &str, number: u32) -> Result<Rule, String> {
+    let Line { source, destination, source_ports, destination_ports, protocol, flags: _ } = line(text)?;
+    let any_port = source_ports == ALL_PORTS && destination_ports == ALL_PORTS;
     Ok(Rule {
         number,
         version: if source.addr().is_ipv4() { 4 } else { 6 },
         source: Addresses::prefix(source),
         destination: Addresses::prefix(destination),
         protocol,
-        ports: if (from, to) == (all, all) {
+        ports: if any_port {
             Ports::Any
         } else {
-            Ports::Ports { source: from, destination: to }
+            Ports::Ports { source: source_ports, destination: destination_ports }
         },
         ..Rule::default()
     })

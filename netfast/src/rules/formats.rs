@@ -1,6 +1,7 @@
-//! Filter rules in the words of others: nftables, iptables, JSON lines. docs/filter.md says exactly what is understood.
+//! Filter rules in the words of others: nftables, iptables, ClassBench, JSON lines. docs/filter.md says exactly what is understood.
 //! Whatever is not is an error with its place: rules that mean almost what they say would be worse than none.
 
+mod classbench;
 mod iptables;
 mod jsonl;
 mod nft;
@@ -13,16 +14,18 @@ use std::{ops::Range, sync::Arc};
 
 pub use crate::api::types::RulesFormat as Format;
 use crate::{
-    api::types::{FilterRule, Rules},
+    api::types::{FilterAction, FilterRule, Rules},
     config::{self, Report},
     rules::{normal, validate},
 };
 
-/// What a file's rules are taken from, where it holds more than one list.
+/// What a file does not say itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
     /// The chain of an nftables or iptables file.
     pub chain: Option<String>,
+    /// What the rules of a ClassBench file do; the format knows no actions.
+    pub action: FilterAction,
 }
 
 /// Why a text cannot be read: where, and what to do.
@@ -34,6 +37,8 @@ struct Read {
     rules: Rules,
     /// Where each filter rule stands.
     places: Vec<Range<usize>>,
+    /// What the operator should know, a sentence each.
+    notes: Vec<String>,
 }
 
 impl Read {
@@ -51,20 +56,34 @@ const MOST_TOLD: usize = 20;
 /// # Errors
 /// What is wrong with the file, with line and column.
 pub fn parse(name: &str, text: &str, format: Option<Format>, choice: &Choice) -> Result<Rules, Report> {
+    parse_with_notes(name, text, format, choice).map(|(rules, _)| rules)
+}
+
+/// [`parse`], with what the operator should know of the file, a sentence each.
+///
+/// # Errors
+/// What is wrong with the file, with line and column.
+pub fn parse_with_notes(
+    name: &str,
+    text: &str,
+    format: Option<Format>,
+    choice: &Choice,
+) -> Result<(Rules, Vec<String>), Report> {
     let format = format.unwrap_or_else(|| detect(text));
     let read = match format {
-        Format::Toml => return config::rules::parse(name, text),
+        Format::Toml => return Ok((config::rules::parse(name, text)?, Vec::new())),
         Format::Jsonl => jsonl::parse(text),
         Format::Nft => nft::parse(text, choice),
         Format::Iptables => iptables::parse(text, false, choice),
         Format::Ip6tables => iptables::parse(text, true, choice),
+        Format::Classbench => classbench::parse(text, choice.action),
     };
-    let Read { mut rules, places } =
+    let Read { mut rules, places, notes } =
         read.map_err(|(span, message)| Report::at(name, text, Some(span), message))?;
     let problems = validate::problems(&rules);
     if problems.is_empty() {
         normal::normalize(&mut rules);
-        return Ok(rules);
+        return Ok((rules, notes));
     }
     let mut report = Report { file: name.to_owned(), problems: Vec::new() };
     for problem in problems.into_iter().take(MOST_TOLD) {
@@ -82,6 +101,7 @@ fn detect(text: &str) -> Format {
     let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
     match first.unwrap_or_default() {
         line if line.starts_with('{') => Format::Jsonl,
+        line if line.starts_with('@') => Format::Classbench,
         line if line.starts_with("table ") || line.starts_with("flush ruleset") => Format::Nft,
         line if line.starts_with('*') && text.contains("ip6tables-save") => Format::Ip6tables,
         line if line.starts_with('*') => Format::Iptables,

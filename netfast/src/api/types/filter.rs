@@ -159,6 +159,8 @@ words! {
         Iptables = "iptables",
         /// A subset of what `ip6tables-save` writes.
         Ip6tables = "ip6tables",
+        /// What ClassBench's generator of rule sets writes.
+        Classbench = "classbench",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    api::types::{ErrorCode, Operation, Rules, RulesFormat},
+    api::types::{ErrorCode, FilterAction, Operation, Rules, RulesFormat},
     cli::{
         Context,
         change::{self, ChangeFlags},
@@ -17,15 +17,16 @@ use crate::{
 /// Replaces all filter rules by those of a file
 ///
 /// A rules.toml with nothing but `[[filter]]`, `[[set]]` and `[[policy]]` tables; a JSON object a line, as `netfast filter
-/// list -o jsonl` writes them; what `nft list ruleset` or `iptables-save` writes, as far as netfast can do the same. What is
-/// not understood is an error with its line, and nothing is loaded. Forwards and echo reflectors stay as they are.
+/// list -o jsonl` writes them; what `nft list ruleset` or `iptables-save` writes, as far as netfast can do the same; a set of
+/// ClassBench's. What is not understood is an error with its line, and nothing is loaded. Forwards and echo reflectors stay as they are.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   netfast filter load blocklist.toml
   make-blocklist | netfast filter load -
   nft list table inet filter | netfast filter load - --dry-run
-  iptables-save -t filter | netfast filter load - --chain INPUT")]
+  iptables-save -t filter | netfast filter load - --chain INPUT
+  netfast filter load acl1_100k --format classbench --action drop")]
 pub struct Load {
     /// The file; - is stdin
     file: PathBuf,
@@ -35,12 +36,18 @@ pub struct Load {
     /// The chain to load, of an nftables or iptables file with several
     #[arg(long, value_name = "NAME")]
     chain: Option<String>,
+    /// What the rules of a ClassBench file do, which knows no actions [default: drop]
+    #[arg(long, value_name = "ACTION", value_parser = word::<FilterAction>(PLAIN))]
+    action: Option<FilterAction>,
     /// Put the rules behind the present ones instead
     #[arg(long)]
     append: bool,
     #[command(flatten)]
     flags: ChangeFlags,
 }
+
+/// Actions that need nothing else to be said.
+const PLAIN: &[&str] = &["allow", "drop", "reject", "count"];
 
 impl Load {
     /// Runs the verb.
@@ -49,7 +56,11 @@ impl Load {
     /// What is wrong with the file, or what the agent answered.
     pub async fn run(self, context: &Context) -> Outcome {
         let (name, text) = files::read(&self.file)?;
-        let rules = formats::parse(&name, &text, self.format, &Choice { chain: self.chain })?;
+        let choice = Choice { chain: self.chain, action: self.action.unwrap_or_default() };
+        let (rules, notes) = formats::parse_with_notes(&name, &text, self.format, &choice)?;
+        for note in &notes {
+            context.output.warning(note);
+        }
         let Rules { forwards, snats, echoes, sets, filters, policies } = rules;
         if !forwards.is_empty() || !snats.is_empty() || !echoes.is_empty() {
             return Err(Failure::new(

@@ -13,7 +13,7 @@ fn read(format: Format, text: &str) -> Vec<String> {
 
 /// The first problem, with its place.
 fn problem(format: Format, text: &str, chain: Option<&str>) -> String {
-    let choice = Choice { chain: chain.map(str::to_owned) };
+    let choice = Choice { chain: chain.map(str::to_owned), ..Choice::default() };
     parse("file", text, Some(format), &choice).expect_err(text).lines().next().unwrap_or_default()
 }
 
@@ -146,7 +146,7 @@ fn nftables_refused() {
     let two = rule("accept")
         .replace("}\n}\n", "}\n chain forward {\n type filter hook forward priority 0\n drop\n }\n}\n");
     assert!(problem(Format::Nft, &two, None).contains("chain \"forward\" is the second one"));
-    let choice = Choice { chain: Some("forward".to_owned()) };
+    let choice = Choice { chain: Some("forward".to_owned()), ..Choice::default() };
     let rules = parse("file", &two, None, &choice).unwrap();
     assert_eq!(rules.filters.iter().map(|rule| content(rule)).collect::<Vec<_>>(), ["drop"]);
     assert!(problem(Format::Nft, &two, Some("nosuch")).contains("there is no chain \"nosuch\""));
@@ -218,7 +218,8 @@ fn iptables_refused() {
     assert!(problem(Format::Iptables, nat, None).contains("rules of table \"nat\""));
     let two = "*filter\n-A INPUT -j DROP\n-A FORWARD -j DROP\nCOMMIT\n";
     assert!(problem(Format::Iptables, two, None).starts_with("file:3:4: rules of chain \"FORWARD\""));
-    let chosen = parse("file", two, None, &Choice { chain: Some("FORWARD".to_owned()) }).unwrap();
+    let chosen =
+        parse("file", two, None, &Choice { chain: Some("FORWARD".to_owned()), ..Choice::default() }).unwrap();
     assert_eq!(chosen.filters.len(), 1);
     assert!(problem(Format::Iptables, two, Some("X")).contains("no chain \"X\""));
 }
@@ -283,5 +284,47 @@ proptest! {
         for format in [Format::Jsonl, Format::Nft, Format::Iptables, Format::Ip6tables, Format::Toml] {
             let _ = parse("file", &text, Some(format), &Choice::default());
         }
+    }
+}
+
+const CLASSBENCH: &str = "@176.19.181.52/32\t88.122.155.96/32\t0 : 65535\t1521 : 1521\t0x06/0xFF\t0x1000/0x1000\t\n\
+    @37.184.89.216/29\t0.0.0.0/0\t7648 : 7648\t24032 : 24040\t0x11/0xFF\t0x0000/0x0000\t\n\
+    @0.0.0.0/0 10.0.0.0/8 0 : 65535 25 : 25 0x06/0xFF 0x0200/0x1200\n\
+    @0.0.0.0/0 0.0.0.0/0 0 : 65535 0 : 65535 0x01/0xFF 0x0303/0xffff\n\
+    @0.0.0.0/0 0.0.0.0/0 0 : 65535 0 : 65535 0x01/0xFF 0x0800/0xff00\n\
+    @143.185.224.75/32 247.16.23.204/32 25 : 25 0 : 65535 0x02/0xFF 0x0000/0x0000\n\
+    @129.87.106.21/32 0.0.0.0/0 123 : 123 0 : 65535 0x00/0x00\n\
+    @2001:db8::/32 ::/0 0 : 65535 0 : 65535 0x2f/0xFF 0x0000/0x0000\n\
+    @::/0 ::/0 0 : 65535 0 : 65535 0x00/0x00 0x0000/0x0000\n";
+
+#[test]
+fn classbench() {
+    let expected = [
+        "drop src=176.19.181.52/32 dst=88.122.155.96/32 proto=tcp dport=1521 flags=ack",
+        "drop src=37.184.89.216/29 proto=udp sport=7648 dport=24032-24040",
+        "drop dst=10.0.0.0/8 proto=tcp dport=25 flags=syn/syn,ack",
+        "drop ip-version=4 proto=icmp icmp=3/3",
+        "drop ip-version=4 proto=icmp icmp=8",
+        "drop src=129.87.106.21/32 proto=tcp,udp sport=123",
+        "drop src=2001:db8::/32 proto=47",
+        "drop ip-version=6",
+    ];
+    assert_eq!(read(Format::Classbench, CLASSBENCH), expected);
+    // Found by what it looks like, and with another action.
+    let choice = Choice { action: FilterAction::Allow, ..Choice::default() };
+    let (rules, notes) = parse_with_notes("file", CLASSBENCH, None, &choice).unwrap();
+    assert!(rules.filters.iter().all(|rule| rule.action == FilterAction::Allow));
+    assert_eq!(1, notes.len());
+    assert!(notes[0].starts_with("1 rules (the first one in line 6) ask for ports"), "{}", notes[0]);
+
+    for (line, place, expected) in [
+        ("@10.0.0.0/8 0.0.0.0/0 0 : 1 0 : 1 0x06/0xFF 0x0002/0x0002", "file:2:1", "is not understood here"),
+        ("@10.0.0.0/8 0.0.0.0/0 0 : 1 0 : 1 0x11/0xFF 0x0200/0x0200", "file:2:1", "is not understood here"),
+        ("  @10.0.0.0/8 0.0.0.0/0 0 : 1 0 : 1 0x06/0x0F", "file:2:3", "only 0x00 and 0xFF"),
+        ("@10.0.0.0/8 ::/0 0 : 1 0 : 1 0x06/0xFF", "file:2:1", "different IP versions"),
+        ("drop src=10.0.0.0/8", "file:2:1", "a rule begins with @"),
+    ] {
+        let problem = problem(Format::Classbench, &format!("# a set\n{line}\n"), None);
+        assert!(problem.starts_with(place) && problem.contains(expected), "{problem}");
     }
 }
