@@ -24,6 +24,13 @@ pub struct ChangeFlags {
     if_revision: Option<u64>,
 }
 
+impl ChangeFlags {
+    /// The same, refusing unless the present revision is `revision`, if nothing was said about that.
+    pub fn at(&self, revision: u64) -> Self {
+        Self { if_revision: self.if_revision.or(Some(revision)), ..self.clone() }
+    }
+}
+
 /// Sends the operations as one change and prints what happened, a line an object.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ mod flows;
 mod forward;
 mod man;
 mod output;
+mod set;
 mod snat;
 mod stats;
 mod status;
@@ -137,6 +138,8 @@ enum ClientVerb {
     Echo(echo::Echo),
     #[command(subcommand)]
     Filter(filter::Filter),
+    #[command(subcommand)]
+    Set(set::Set),
     Explain(explain::Explain),
     Apply(apply::Apply),
     Diff(diff::Diff),
@@ -217,6 +220,7 @@ async fn ask(verb: ClientVerb, context: &Context) -> Outcome {
         ClientVerb::Snat(verb) => verb.run(context).await,
         ClientVerb::Echo(verb) => verb.run(context).await,
         ClientVerb::Filter(verb) => verb.run(context).await,
+        ClientVerb::Set(verb) => verb.run(context).await,
         ClientVerb::Explain(verb) => verb.run(context).await,
         ClientVerb::Apply(verb) => verb.run(context).await,
         ClientVerb::Diff(verb) => verb.run(context).await,

@@ -131,6 +131,59 @@ fn filter_rules_change() {
 }
 
 #[test]
+fn sets_change() {
+    let mock = Mock::empty();
+    assert_eq!(
+        mock.run("set list").err,
+        "no sets; make one: netfast set put bad 203.0.113.0/24 198.51.100.7\n"
+    );
+    let (out, operations) = done(&mock, "set put bad 203.0.113.0/24 198.51.100.7 198.51.100.7 --comment x");
+    assert_eq!(out, "set bad created (revision 1)\n");
+    assert_eq!(
+        operations,
+        json!([{ "op": "set-put", "set": {
+            "name": "bad", "addresses": ["198.51.100.7/32", "203.0.113.0/24"], "comment": "x",
+        }}])
+    );
+    mock.run("filter add drop --src @bad").good();
+    let (_, operations) = done(&mock, "set add bad 2001:db8::/32");
+    assert_eq!(
+        operations[0]["set"]["addresses"],
+        json!(["198.51.100.7/32", "203.0.113.0/24", "2001:db8::/32"])
+    );
+    // What somebody else does meanwhile is not lost.
+    assert_eq!(mock.last_change()["if_revision"], 2);
+    let (_, operations) = done(&mock, "set remove bad 203.0.113.0/24");
+    assert_eq!(operations[0]["set"]["addresses"], json!(["198.51.100.7/32", "2001:db8::/32"]));
+    assert_eq!(
+        mock.run("set remove bad 192.0.2.1").bad(4),
+        "error: 192.0.2.1 does not stand in set \"bad\"\n"
+    );
+    assert_eq!(mock.run("set show bad").good(), "198.51.100.7\n2001:db8::/32\n");
+    assert_eq!(mock.run("set list").good(), "NAME  ADDRESSES  RULES  COMMENT\nbad           2      1  x\n");
+    assert_eq!(mock.run("set list -o json").json()["sets"][0]["name"], "bad");
+    let err = mock.run("set show bat").bad(4);
+    assert_eq!(err, "error: there is no set \"bat\" (did you mean \"bad\"?)\n");
+    mock.run("set delete bad").bad(3);
+    mock.run("filter flush").good();
+    let (out, _) = done(&mock, "set delete bad");
+    assert_eq!(out, "set bad deleted (revision 6)\n");
+}
+
+#[test]
+fn sets_come_from_files() {
+    let mock = Mock::empty();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("list");
+    std::fs::write(&file, "# a list\n203.0.113.0/24\n\n  198.51.100.7  # a host\n").unwrap();
+    mock.run_words(&["set", "put", "bad", "--file", file.to_str().unwrap()]).good();
+    assert_eq!(mock.run("set show bad").good(), "198.51.100.7\n203.0.113.0/24\n");
+    std::fs::write(&file, "203.0.113.0/24\n  nonsense\n").unwrap();
+    let err = mock.run_words(&["set", "put", "bad", "--file", file.to_str().unwrap()]).bad(3);
+    assert!(err.contains("list:2:3: \"nonsense\" is not a prefix"), "{err}");
+}
+
+#[test]
 fn interfaces_change() {
     let mock = Mock::new();
     let ran = mock.run("attach eth1 --mode auto");
