@@ -71,6 +71,8 @@ metrics! {
         "Revision of the intent that the datapath runs.";
     CONFIG_APPLIES_TOTAL = Counter "config_applies_total" ["result"]
         "Changes of the intent by result: applied or rejected.";
+    FILTER_RULES = Gauge "filter_rules" []
+        "Filter rules that are live, those without a name included.";
     CONFIG_APPLY_DURATION_SECONDS = Histogram "config_apply_duration_seconds" []
         "Time from a change's arrival to its publication.";
     FLOW_INSERT_FAILURES_TOTAL = Counter "flow_insert_failures_total" ["cause"]
@@ -123,8 +125,6 @@ metrics! {
         "External ports and identifiers of a source NAT rule in use.";
     ECHO_PACKETS_TOTAL = Counter "echo_packets_total" ["echo"]
         "Packets that an echo reflector sent back.";
-    FILTER_PACKETS_TOTAL = Counter "filter_packets_total" ["rule"]
-        "Packets that a filter rule decided; only rules with a name.";
     TARGET_UP = Gauge "target_up" ["forward", "target"]
         "1 if a target may get new flows, 0 if health checks have found it down; only forwards with checks.";
     TARGET_HEALTH_TRANSITIONS_TOTAL = Counter "target_health_transitions_total" ["forward", "target"]
@@ -135,6 +135,9 @@ metrics! {
         "Packets of a target's flows, by direction: to_target or to_client.";
     TARGET_FLOWS = Gauge "target_flows" ["forward", "target"]
         "Flows to a target that exist now.";
+    // Last: there may be as many as filter rules.
+    FILTER_PACKETS_TOTAL = Counter "filter_packets_total" ["rule"]
+        "Packets of a filter rule: those that it decided, counted, or dropped for being over its limit; only rules with a name.";
 }
 
 /// The text of docs/metrics.md.

@@ -117,6 +117,7 @@ fn process(scrape: &mut Scrape, status: &Status, recorder: &recorder::Recorder) 
     scrape.add(&catalog::STORE_UP, &[], u64::from(recorder.is_store_up()));
     scrape.add(&catalog::CONFIG_REVISION, &[], status.revision);
     scrape.add(&catalog::CONFIG_APPLIED_REVISION, &[], status.applied_revision);
+    scrape.add(&catalog::FILTER_RULES, &[], status.filters as u64);
     for (result, count) in recorder.applies() {
         scrape.add(&catalog::CONFIG_APPLIES_TOTAL, &[result], count);
     }

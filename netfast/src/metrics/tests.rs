@@ -203,6 +203,7 @@ fn every_number_arrives_under_its_name() {
         r#"netfast_snat_ports_in_use{snat="lan"} 6"#,
         r#"netfast_echo_packets_total{echo="192.0.2.10:7"} 8"#,
         r#"netfast_filter_packets_total{rule="scanner"} 4"#,
+        "netfast_filter_rules 2",
         r#"netfast_map_entries{map="FLOWS"} 4"#,
         r#"netfast_map_max_entries{map="FLOWS"} 1024"#,
     ] {
