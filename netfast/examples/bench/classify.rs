@@ -119,6 +119,17 @@ pub fn run(args: &Args) -> Result<bool> {
     bed.publish(&added);
     let one_rule = begin.elapsed();
     drop(added);
+    // And one of them that goes.
+    let mut shorter = mixed.clone();
+    shorter.remove(mixed.len() / 3);
+    let begin = Instant::now();
+    let updated = compiled.update(&shorter, &limits);
+    let beside = updated.is_some();
+    let less = updated.unwrap_or_else(|| compile(&shorter, &limits))?;
+    bed.publish(&less);
+    let one_less = begin.elapsed();
+    let wrong = wrong + bed.check(&shorter, &headers, args.sample.min(1000))?;
+    drop(less);
 
     // For the time all of them allow: then every packet goes on as it does without rules.
     let allowing: Vec<Rule> = rules.iter().map(|rule| Rule { action: Action::Allow, ..*rule }).collect();
@@ -147,6 +158,8 @@ pub fn run(args: &Args) -> Result<bool> {
         "build_ms": {"commit": ms(commit), "optimised": ms(optimise)},
         "publish_ms": ms(published),
         "one_rule_ms": ms(one_rule),
+        "one_rule_less_ms": ms(one_less),
+        "one_rule_less_beside": beside,
         "wrong": wrong,
         "sampled": args.sample.min(headers.len()),
         "steps_avg": round(average),
@@ -157,6 +170,13 @@ pub fn run(args: &Args) -> Result<bool> {
         "ns_uncached_optimised": round(ns_optimised),
         "ns_cached": serde_json::Value::Null,
         "ns_linear": serde_json::Value::Null,
+        "optimised": {
+            "trees": optimised.report().trees.iter().sum::<u32>(),
+            "bytes": optimised.report().bytes,
+            "steps_avg": round(steps(&optimised, &headers).0),
+            "cost": round(optimised.cost()),
+            "cost_before": round(quick.cost()),
+        },
         "verified_instructions": filter.verified_instruction_count(),
     });
     let text = serde_json::to_string_pretty(&result)?;

@@ -24,6 +24,7 @@ use super::{
     host_checks,
     interfaces::Interfaces,
     listeners,
+    optimiser::{Better, Optimiser},
     state::{Shared, Snapshot},
 };
 use crate::{
@@ -133,6 +134,8 @@ pub(super) struct Owner {
     told: Vec<String>,
     retries: u32,
     sweep_now: Arc<Notify>,
+    optimiser: Optimiser,
+    better: mpsc::Receiver<Better>,
 }
 
 impl Owner {
@@ -156,6 +159,7 @@ impl Owner {
             .iter()
             .map(|interface| Attachment { interface: interface.name.clone(), mode: interface.mode })
             .collect();
+        let (optimiser, better) = Optimiser::start();
         let mut owner = Self {
             shared,
             store,
@@ -177,6 +181,8 @@ impl Owner {
             told: Vec::new(),
             retries: 0,
             sweep_now,
+            optimiser,
+            better,
         };
         owner.follow_host_tables();
         owner.inherit_health();
@@ -220,6 +226,7 @@ impl Owner {
                     self.host_changed(change).await;
                 }
                 Ok(()) = health.changed() => self.follow_health(&mut health).await,
+                Some(better) = self.better.recv() => self.optimised(better),
                 _ = retry.tick() => self.retry().await,
             }
         }

@@ -13,6 +13,7 @@ mod listeners;
 mod lock;
 mod logging;
 mod notify;
+mod optimiser;
 mod state;
 mod sweeper;
 

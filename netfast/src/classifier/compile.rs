@@ -9,6 +9,7 @@ use netfast_common::abi::{
 
 use super::{
     boxes::{Boxes, Kind},
+    host::cost,
     image::{self, Tree},
     rule::Rule,
     search,
@@ -124,8 +125,12 @@ pub struct Compiled {
     pub rules: Arc<Vec<Rule>>,
     /// Their orders, rising.
     pub orders: Arc<Vec<u32>>,
-    /// Positions of the rules that stand in trees of their own, because they were added later.
+    /// Positions of the rules that stand in trees of their own alone, because they were added later; rising.
     pub(super) added: Vec<usize>,
+    /// Positions of rules that stand there, too, because what may have hidden them is gone; rising.
+    pub(super) revived: Vec<usize>,
+    /// Small changes since all rules were compiled.
+    pub(super) patches: u32,
     /// Trees of the rules that were there before.
     pub(super) base: [Vec<Arc<Tree>>; 4],
 }
@@ -135,7 +140,19 @@ pub struct Compiled {
 /// # Errors
 /// When they do not keep to the limits; names the rule that breaks one.
 pub fn compile(rules: &[Rule], limits: &Limits) -> Result<Compiled, Refused> {
-    numbers(rules, limits)?;
+    compile_while(rules, limits, &|| true).unwrap_or(Ok(Compiled::default()))
+}
+
+/// [`compile`], while `go_on` says so: it is asked now and then, if the effort is more than quick. `None` if it said no.
+pub fn compile_while(
+    rules: &[Rule],
+    limits: &Limits,
+    go_on: &dyn Fn() -> bool,
+) -> Option<Result<Compiled, Refused>> {
+    let numbered = numbers(rules, limits);
+    if let Err(refused) = numbered {
+        return Some(Err(refused));
+    }
     let orders = orders(rules.len());
     let mut base: [Vec<Arc<Tree>>; 4] = Default::default();
     let mut cells = limits.cells;
@@ -145,15 +162,19 @@ pub fn compile(rules: &[Rule], limits: &Limits) -> Result<Compiled, Refused> {
             continue;
         }
         let trees = match limits.effort {
-            Effort::Quick => {
-                quick(&boxes, rules, kind, cells, limits)?.into_iter().map(Arc::new).collect::<Vec<_>>()
-            }
-            Effort::Better => search::better(&boxes, rules, kind, cells, limits)?,
+            Effort::Quick => quick(&boxes, rules, kind, cells, limits)
+                .map(|trees| trees.into_iter().map(Arc::new).collect::<Vec<_>>()),
+            Effort::Better => search::better(&boxes, rules, kind, cells, limits, go_on)?,
         };
-        cells = cells.saturating_sub(trees.iter().map(|tree| tree.cells.len() as u32).sum());
-        base[kind as usize] = trees;
+        match trees {
+            Ok(trees) => {
+                cells = cells.saturating_sub(trees.iter().map(|tree| tree.cells.len() as u32).sum());
+                base[kind as usize] = trees;
+            }
+            Err(refused) => return Some(Err(refused)),
+        }
     }
-    Ok(Compiled::of(Arc::new(rules.to_vec()), Arc::new(orders), base, Vec::new(), Default::default()))
+    Some(Ok(Compiled::of(Arc::new(rules.to_vec()), Arc::new(orders), base, Default::default())))
 }
 
 /// The orders of so many rules, with room between them.
@@ -182,7 +203,7 @@ const FEW: usize = 16;
 const COPIES: [u32; 3] = [64, 16, 512];
 
 /// Four groups by wide source and destination; a box that is cut too often goes into one more tree.
-fn quick(
+pub(super) fn quick(
     boxes: &Boxes,
     rules: &[Rule],
     kind: Kind,
@@ -288,7 +309,6 @@ impl Compiled {
         rules: Arc<Vec<Rule>>,
         orders: Arc<Vec<u32>>,
         base: [Vec<Arc<Tree>>; 4],
-        added: Vec<usize>,
         overlay: [Option<Arc<Tree>>; 4],
     ) -> Self {
         let mut trees = base.clone();
@@ -305,7 +325,7 @@ impl Compiled {
             flags |= if rule.speaks_of_flows() { FILTER_TCP_FLAGS } else { 0 };
             flags |= if rule.speaks_of_plain_segments() { FILTER_TCP_PLAIN } else { 0 };
         }
-        Self { trees, flags, rules, orders, added, base }
+        Self { trees, flags, rules, orders, base, added: Vec::new(), revived: Vec::new(), patches: 0 }
     }
 
     /// What became of the rules.
@@ -319,6 +339,16 @@ impl Compiled {
             steps_max: std::array::from_fn(|kind| self.trees[kind].iter().map(|tree| tree.steps).sum()),
             records: all().map(|tree| tree.records).sum(),
         }
+    }
+
+    /// What packets cost on the average, for comparison with other trees of the same rules: steps, dearer in large memory.
+    pub fn cost(&self) -> f64 {
+        let kinds = Kind::ALL.into_iter().filter(|kind| !self.trees[*kind as usize].is_empty());
+        let costs = kinds.map(|kind| {
+            let boxes = Boxes::new(kind, &self.rules, &self.orders);
+            cost(&boxes, &self.rules, kind, &self.trees[kind as usize])
+        });
+        costs.sum()
     }
 
     /// The program's entries, with the numbers of their rules.

@@ -68,6 +68,26 @@ impl Tree {
     }
 }
 
+impl Tree {
+    /// The tree with the records of some orders matching nothing; `None` if it has none of them. Bounds stay what they are.
+    pub(super) fn without(&self, orders: &[u32], v6: bool) -> Option<Self> {
+        let leaves = self.leaves();
+        // Where the order stands in a record, and where its source ports do. What no record is has order 0, and no rule has.
+        let records: &[[usize; 2]] = if v6 { &[[10, 8]] } else { &[[6, 4], [14, 12]] };
+        let mut patched: Option<Self> = None;
+        for (at, _) in leaves.iter().enumerate().filter(|(_, leaf)| **leaf) {
+            for &[order, ports] in records {
+                if orders.contains(&self.cells[at].words[order]) {
+                    let tree = patched.get_or_insert_with(|| self.clone());
+                    // First port 1, last port 0.
+                    tree.cells[at].words[ports] = 1;
+                }
+            }
+        }
+        patched
+    }
+}
+
 /// A pointer into pages that stand where `place` says (page numbers).
 pub fn moved(pointer: u32, place: &[u32]) -> u32 {
     const UNITS: u32 = 2 * FILTER_PAGE;

@@ -1,6 +1,6 @@
 //! The filter's compiler: from ordered rules to decision trees in cells that the program walks.
 //!
-//! Pure code, no aya, no clock. [`compile()`] makes trees of [`Rule`]s, [`Compiled::update`] adds few rules to them,
+//! Pure code, no aya, no clock. [`compile()`] makes trees of [`Rule`]s, [`Compiled::update`] changes few of them,
 //! [`host::Host`] asks the program's own matcher. What cells look like stands in [`netfast_common::abi::FilterCell`], the
 //! walk through them in [`netfast_common::classify`].
 //!
@@ -20,7 +20,7 @@ mod search;
 mod tree;
 
 pub use boxes::Kind;
-pub use compile::{Compiled, Effort, Limits, Refused, Report, compile, head};
+pub use compile::{Compiled, Effort, Limits, Refused, Report, compile, compile_while, head};
 pub use image::{Tree, moved};
 pub use rule::{Action, Addresses, Ports, Rule};
 

@@ -63,6 +63,20 @@ impl Addresses {
     }
 }
 
+impl Addresses {
+    /// Whether some address is one of both.
+    pub(super) fn overlaps(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) | (_, Self::Any) => true,
+            (Self::V4 { first: a, last: b }, Self::V4 { first: c, last: d }) => meet([a, b], [c, d]),
+            (Self::V6 { address: a, length: m }, Self::V6 { address: b, length: n }) => {
+                (a ^ b).checked_shr(128 - u32::from(m.min(n))).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What stands where TCP and UDP have their ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Ports {
@@ -186,6 +200,35 @@ impl Rule {
         self.speaks_of_flows() && self.tcp_flags.is_some_and(plain)
     }
 
+    /// Whether it can keep later rules out of a tree: it decides, and all that it asks for can be told from a packet's place.
+    pub(super) fn hides(&self) -> bool {
+        !self.action.goes_on()
+            && self.vlan.is_none()
+            && self.tcp_flags.is_none_or(|[_, mask]| mask == 0)
+            && !self.is_on_ports_alone()
+    }
+
+    /// False if no packet is in the boxes of both rules.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let ports = match (self.ports, other.ports) {
+            (Ports::Ports { source: a, destination: b }, Ports::Ports { source: c, destination: d }) => {
+                meet(a, c) && meet(b, d)
+            }
+            (Ports::Icmp { kind: a, code: b }, Ports::Icmp { kind: c, code: d }) => meet(a, c) && meet(b, d),
+            // Boxes of rules on ICMP types are those of ports.
+            _ => true,
+        };
+        let version = |v6: bool| {
+            let (a, b) = (self.protocol_of(v6), other.protocol_of(v6));
+            self.can_match(v6) && other.can_match(v6) && (a.is_none() || b.is_none() || a == b)
+        };
+        ports
+            && self.source.overlaps(other.source)
+            && self.destination.overlaps(other.destination)
+            && (self.ifindex == 0 || other.ifindex == 0 || self.ifindex == other.ifindex)
+            && (version(false) || version(true))
+    }
+
     /// Whether conditions stand in the entry alone.
     pub(super) fn has_extra(&self) -> bool {
         self.tcp_flags.is_some_and(|[_, mask]| mask != 0)
@@ -239,6 +282,11 @@ impl Rule {
             reserved: [0; 3],
         }
     }
+}
+
+/// Whether two ranges have a value in common.
+fn meet<T: Ord>(a: [T; 2], b: [T; 2]) -> bool {
+    a[0] <= b[1] && b[0] <= a[1]
 }
 
 /// The protocol number of ICMP or ICMPv6.

@@ -39,6 +39,7 @@ pub use counters::{Counters, Direction};
 pub use flows::ForwardNames;
 pub use settings::{Idle, Settings, fit};
 pub use sweep::{Indexes, SweepReport, Tally};
+pub(crate) use sys::lowest_priority;
 
 use crate::{api::types::AttachMode, classifier::Limits, rules::images::Images};
 use mapped::MappedArray;

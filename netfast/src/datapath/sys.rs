@@ -483,3 +483,9 @@ pub(super) fn grace_period() {
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
 }
+
+/// Lets the calling thread run only where no other thread wants to. What cannot be done is not worth an error.
+pub(crate) fn lowest_priority() {
+    // SAFETY: no pointers; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+}

@@ -1,10 +1,10 @@
 //! From an intent to what the program runs, and the end of what nothing refers to any more.
 
-use std::{net::IpAddr, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use super::{Owner, Prepared};
 use crate::{
-    agent::listeners,
+    agent::{listeners, optimiser::Better},
     api::types::{ErrorBody, ErrorCode, Intent, Rules},
     datapath::Direction,
     rules::{
@@ -75,11 +75,36 @@ impl Owner {
             tracing::info!(revision = intent.revision, generation, "rules are live");
         }
         self.applied_revision = intent.revision;
+        if !Arc::ptr_eq(&images.filter.rules, &self.images.filter.rules) {
+            self.optimiser.submit(&images.filter, datapath.filter_limits());
+        }
         (self.intent, self.ids, self.images) = (intent, ids, images);
         self.shared.health.follow(&self.intent.rules.forwards);
         if removed {
             self.sweep_now.notify_one();
         }
+    }
+
+    /// Publishes better trees of the rules that are live. They mean the same, and so nothing is to be stored.
+    pub(super) fn optimised(&mut self, better: Better) {
+        let Better { of, compiled, took } = better;
+        if !Arc::ptr_eq(&of.rules, &self.images.filter.rules) {
+            return;
+        }
+        let (before, after) = (of.report(), compiled.report());
+        self.images.filter = compiled;
+        let datapath = &self.shared.datapath;
+        let generation = tokio::task::block_in_place(|| datapath.publish(&self.images));
+        tracing::info!(
+            generation,
+            rules = after.rules,
+            trees = after.trees.iter().sum::<u32>(),
+            bytes = after.bytes,
+            trees_before = before.trees.iter().sum::<u32>(),
+            bytes_before = before.bytes,
+            ?took,
+            "better trees for the filter are live"
+        );
     }
 
     /// Publishes the same rules again, because the ways to their targets may be others now.
