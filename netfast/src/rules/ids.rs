@@ -210,6 +210,11 @@ impl Ids {
         &self.filters
     }
 
+    /// Puts other counters of filter rules in the place of these: for the store, which keeps them apart.
+    pub fn replace_filters(&mut self, filters: Vec<FilterId>) -> Vec<FilterId> {
+        std::mem::replace(&mut self.filters, filters)
+    }
+
     /// Indexes that wait to be [released](Self::release).
     pub fn retired(&self) -> &[Retired] {
         &self.retired

@@ -10,6 +10,7 @@ use crate::{
 };
 
 pub mod file;
+mod journal;
 
 /// Version of the form of [`Document`].
 pub const SCHEMA: u32 = 1;
