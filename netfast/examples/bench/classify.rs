@@ -35,6 +35,7 @@ use serde_json::json;
 use crate::{
     bed,
     generate::{self, Family, Numbers},
+    linear,
     measure::{median, settle},
 };
 
@@ -66,6 +67,9 @@ pub struct Args {
     /// Rounds of turns.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
+    /// Do not measure nftables with the same rules, which takes a while.
+    #[arg(long)]
+    no_linear: bool,
     /// Write the results as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -145,6 +149,8 @@ pub fn run(args: &Args) -> Result<bool> {
     bed.send(&headers, &zipf)?;
     let ns_zipf = bed.net(&quick, args.rounds)?;
 
+    let ns_linear = if args.no_linear { None } else { linear::measure(&rules, &headers, args.rounds)? };
+
     let report = compiled.report();
     let (average, most) = steps(&compiled, &headers);
     let filter = aya::programs::ProgramInfo::from_pin(bed.pin_dir.join("programs/netfast_filter"))?;
@@ -169,7 +175,7 @@ pub fn run(args: &Args) -> Result<bool> {
         "ns_uncached_zipf": round(ns_zipf),
         "ns_uncached_optimised": round(ns_optimised),
         "ns_cached": serde_json::Value::Null,
-        "ns_linear": serde_json::Value::Null,
+        "ns_linear": ns_linear.map(round),
         "optimised": {
             "trees": optimised.report().trees.iter().sum::<u32>(),
             "bytes": optimised.report().bytes,
@@ -224,7 +230,7 @@ fn packet(header: &Header) -> Packet {
 }
 
 /// The header as a frame that is TCP, UDP or anything else alike.
-fn frame(header: &Header) -> [u8; TRACE_FRAME] {
+pub fn frame(header: &Header) -> [u8; TRACE_FRAME] {
     let mut bytes = Vec::with_capacity(TRACE_FRAME);
     bytes.extend(bed::MAC);
     bytes.extend(bed::PEER);

@@ -9,11 +9,13 @@ mod bed;
 mod cases;
 mod classify;
 mod generate;
+mod linear;
 mod live;
 mod measure;
 #[path = "../../../xtask/src/netns.rs"]
 mod netns;
 mod report;
+mod rules;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -39,6 +41,8 @@ enum What {
     Classify(classify::Args),
     /// Packets a second through veth pairs: netfast beside bare XDP programs, the kernel and nftables.
     Live(live::Args),
+    /// Filter rules in live traffic over veth: netfast, nftables rule by rule, a set of nftables; draws them.
+    Rules(rules::Args),
     /// A million flows: memory, sweeps, new flows beside them, a flood of openings.
     Ageing {
         /// Write the results as JSON.
@@ -81,6 +85,7 @@ fn run() -> Result<bool> {
         What::Prog(args) => args,
         What::Classify(args) => return classify::run(&args),
         What::Live(args) => return live::run(&args),
+        What::Rules(args) => return rules::run(&args),
         What::Ageing { json } => return ageing::run(json.as_deref()).map(|()| true),
     };
     for flows in &args.flows {

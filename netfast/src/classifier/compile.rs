@@ -39,6 +39,9 @@ pub struct Limits {
     pub side_steps: u32,
     /// How much time to take.
     pub effort: Effort,
+    /// Boxes that may be looked at to build the trees of a kind of rules: a bound of the time that needs no clock, and so gives
+    /// the same answer on every machine.
+    pub work: u64,
 }
 
 impl Default for Limits {
@@ -49,9 +52,13 @@ impl Default for Limits {
             steps: 160,
             side_steps: 64,
             effort: Effort::Quick,
+            work: WORK,
         }
     }
 }
+
+/// Default of [`Limits::work`]: some seconds.
+const WORK: u64 = 1 << 33;
 
 /// Steps that are kept free for the tree of rules that are added later.
 const RESERVE: u32 = 24;
@@ -82,6 +89,16 @@ pub enum Refused {
         steps: u32,
         /// The limit.
         limit: u32,
+    },
+    /// Too much time.
+    #[error(
+        "the rules overlap in too many ways to be compiled in a few seconds; rule {} is the one that takes most: give it and \
+         the rules around it narrower addresses or ports",
+        rule + 1
+    )]
+    Work {
+        /// Position of the rule.
+        rule: usize,
     },
     /// Too much memory.
     #[error(
@@ -212,8 +229,9 @@ pub(super) fn quick(
 ) -> Result<Vec<Tree>, Refused> {
     let groups = groups(boxes);
     let mut refused = None;
+    let mut work = limits.work;
     for copies in COPIES {
-        match trees(boxes, rules, kind, &groups, copies, cells, limits) {
+        match trees(boxes, rules, kind, &groups, copies, cells, limits, &mut work) {
             Ok(trees) => return Ok(trees),
             Err(error) => refused = refused.or(Some(error)),
         }
@@ -244,7 +262,8 @@ pub(super) fn groups(boxes: &Boxes) -> Vec<Vec<u32>> {
     large
 }
 
-/// A tree for each group, and for what is spilled of them.
+/// A tree for each group, and for what is spilled of them. What it has looked at is taken off `work`.
+#[expect(clippy::too_many_arguments, reason = "two callers, which have them all at hand")]
 pub(super) fn trees(
     boxes: &Boxes,
     rules: &[Rule],
@@ -253,12 +272,15 @@ pub(super) fn trees(
     copies: u32,
     cells: u32,
     limits: &Limits,
+    work: &mut u64,
 ) -> Result<Vec<Tree>, Refused> {
     let rule_of = |item: u32| boxes.rule.get(item as usize).map_or(0, |rule| *rule as usize);
-    let grow = |items: Vec<u32>, copies: u32| {
+    let mut grow = |items: Vec<u32>, copies: u32| {
         let budget = 8 * cells as usize;
-        tree::grow(boxes, items, kind.is_side(), copies, budget)
-            .map_err(|TooLarge(item)| Refused::Memory { rule: rule_of(item), limit: limits.cells })
+        tree::grow(boxes, items, kind.is_side(), copies, budget, work).map_err(|too_large| match too_large {
+            TooLarge::Memory(item) => Refused::Memory { rule: rule_of(item), limit: limits.cells },
+            TooLarge::Work(item) => Refused::Work { rule: rule_of(item) },
+        })
     };
     let mut grown = Vec::new();
     let mut spilled = Vec::new();

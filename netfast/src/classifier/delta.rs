@@ -190,7 +190,9 @@ fn overlay(rules: &[Rule], orders: &[u32], limits: &Limits) -> Result<[Option<Ar
             continue;
         }
         let all = vec![(0..boxes.len() as u32).collect()];
-        let mut trees = trees(&boxes, rules, kind, &all, u32::MAX, limits.cells, &limits)?;
+        // Few rules; but they may overlap in many ways, too.
+        let mut work = limits.work / 64;
+        let mut trees = trees(&boxes, rules, kind, &all, u32::MAX, limits.cells, &limits, &mut work)?;
         overlay[kind as usize] = trees.pop().map(Arc::new);
     }
     Ok(overlay)

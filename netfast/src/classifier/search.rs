@@ -67,7 +67,8 @@ pub(super) fn better(
             if !go_on() {
                 return None;
             }
-            match trees(boxes, rules, kind, &classes, copies, budget, limits) {
+            let mut work = limits.work / 8;
+            match trees(boxes, rules, kind, &classes, copies, budget, limits, &mut work) {
                 Ok(trees) => {
                     let trees: Vec<_> = trees.into_iter().map(Arc::new).collect();
                     let cost = cost(boxes, rules, kind, &trees);

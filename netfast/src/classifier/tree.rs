@@ -37,6 +37,8 @@ pub(super) struct Growth<'a> {
     copies: u32,
     /// Nodes and entries of leaves that may be made.
     budget: usize,
+    /// Boxes that may be looked at.
+    work: &'a mut u64,
     nodes: Vec<Node>,
     /// Leaves that hold a box.
     placed: Vec<u32>,
@@ -52,22 +54,30 @@ pub(super) struct Grown {
     pub(super) spilled: Vec<u32>,
 }
 
-/// The tree needs more memory than there is. Holds the box that most leaves hold.
-pub(super) struct TooLarge(pub(super) u32);
+/// Why a tree is given up. Holds the box that most leaves hold.
+pub(super) enum TooLarge {
+    /// It needs more memory than there is.
+    Memory(u32),
+    /// It takes too long to build.
+    Work(u32),
+}
 
-/// Grows a tree over `items` (in order). `copies`: leaves that may hold a box before it is spilled.
+/// Grows a tree over `items` (in order). `copies`: leaves that may hold a box before it is spilled. `work`: boxes that may be
+/// looked at, and are taken off.
 pub(super) fn grow(
     boxes: &Boxes,
     items: Vec<u32>,
     collect: bool,
     copies: u32,
     budget: usize,
+    work: &mut u64,
 ) -> Result<Grown, TooLarge> {
     let mut growth = Growth {
         boxes,
         collect,
         copies,
         budget,
+        work,
         nodes: Vec::new(),
         placed: vec![0; boxes.len()],
         spilled: vec![false; boxes.len()],
@@ -81,10 +91,15 @@ pub(super) fn grow(
 impl Growth<'_> {
     fn part(&mut self, items: Vec<u32>, region: Region, depth: u32) -> Result<u32, TooLarge> {
         let cost = 1 + items.len().min(LEAF);
-        if self.budget < cost {
+        // To choose a cut sorts a sample by each column; to divide looks at each box once.
+        let work =
+            items.len() as u64 + if items.len() > LEAF { 10 * items.len().min(SAMPLE) as u64 } else { 0 };
+        if self.budget < cost || *self.work < work {
             let most = (0..self.placed.len()).max_by_key(|item| self.placed[*item]).unwrap_or_default();
-            return Err(TooLarge(most as u32));
+            let too_large = if self.budget < cost { TooLarge::Memory } else { TooLarge::Work };
+            return Err(too_large(most as u32));
         }
+        *self.work -= work;
         let cut = if items.len() <= LEAF { None } else { self.cut(&items, &region, depth) };
         let Some((column, threshold)) = cut else {
             self.budget -= cost;

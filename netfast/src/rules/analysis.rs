@@ -1,10 +1,11 @@
 //! Which filter rules can never decide anything, and what hides them.
 //!
 //! A rule is hidden if each of its matches lies within a match of an earlier rule that ends the search (every action but
-//! `count` and `limit`). That is found by an index, so that 100,000 rules take a moment. A match that lies only within several earlier
-//! ones together is not found.
+//! `count` and `limit`), or within several of them together. The first is found by an index, so that 100,000 rules take a moment,
+//! the other within the bounds that [`union`] states.
 
 mod index;
+mod union;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use crate::api::types::{AddressSet, FilterRule};
 
 use super::boxes;
 use index::Index;
+use union::Union;
 
 /// How a rule is hidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,7 @@ const MOST_HIDING: usize = 8;
 pub fn hidden(filters: &[Arc<FilterRule>], sets: &[AddressSet]) -> Vec<Hidden> {
     let sets = boxes::by_name(sets);
     let mut index = Index::default();
+    let mut union = Union::default();
     let mut found = Vec::new();
     for (at, rule) in filters.iter().enumerate() {
         let mut by = Vec::new();
@@ -56,21 +59,34 @@ pub fn hidden(filters: &[Arc<FilterRule>], sets: &[AddressSet]) -> Vec<Hidden> {
         boxes::for_each(rule, &sets, |one| {
             any = true;
             // After a match that nothing hides there is no need to look on.
-            match all.then(|| index.earliest(&one)).flatten() {
-                Some(earlier) if !by.contains(&earlier) && by.len() < MOST_HIDING => by.push(earlier),
-                Some(_) => {}
-                None => all = false,
+            if !all {
+                return;
+            }
+            let hiding = match index.earliest(&one) {
+                Some(earlier) => vec![earlier],
+                None => union.holding(&one).unwrap_or_default(),
+            };
+            all = !hiding.is_empty();
+            for earlier in hiding {
+                if !by.contains(&earlier) {
+                    by.push(earlier);
+                }
             }
         });
+        let kind = all.then(|| kind(rule, &by, filters, &sets));
+        by.truncate(MOST_HIDING);
         if !any {
             found.push(Hidden { rule: at, kind: Hiding::Empty, by });
-        } else if all {
-            found.push(Hidden { rule: at, kind: kind(rule, &by, filters, &sets), by });
+        } else if let Some(kind) = kind {
+            found.push(Hidden { rule: at, kind, by });
             // What hides it hides all that it would hide.
             continue;
         }
         if !rule.action.goes_on() {
-            boxes::for_each(rule, &sets, |one| index.insert(&one, at));
+            boxes::for_each(rule, &sets, |one| {
+                index.insert(&one, at);
+                union.insert(&one, at);
+            });
         }
     }
     found

@@ -47,8 +47,10 @@ pub(super) fn compile(
     let compiled =
         live.update(&expanded.rules, limits).unwrap_or_else(|| classifier::compile(&expanded.rules, limits));
     images.filter = compiled.map_err(|error| {
-        let (Refused::Number { rule, .. } | Refused::Steps { rule, .. } | Refused::Memory { rule, .. }) =
-            &error;
+        let (Refused::Number { rule, .. }
+        | Refused::Steps { rule, .. }
+        | Refused::Memory { rule, .. }
+        | Refused::Work { rule }) = &error;
         let at = rule_at(*rule);
         let name =
             rules.filters.get(at).map_or_else(|| "a policy".to_owned(), |rule| diff::filter_name(at, rule));

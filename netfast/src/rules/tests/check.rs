@@ -1,6 +1,6 @@
 //! Warnings.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -59,11 +59,12 @@ fn forwards_and_echoes() {
 }
 
 proptest! {
-    /// What the index finds is what comparing every rule with every earlier one finds.
+    /// What comparing every rule with every earlier one finds is found, and whatever is found is so.
     #[test]
-    fn the_index_finds_what_comparing_all_finds(
+    fn the_analysis_finds_what_comparing_all_finds_and_tells_the_truth(
         filters in prop::collection::vec(any_filter(), 0..40),
         sets in prop::collection::vec(any_set(), 0..3),
+        seed in 1u64..,
     ) {
         let filters: Vec<Arc<FilterRule>> = filters.into_iter().map(Arc::new).collect();
         let named = boxes::by_name(&sets);
@@ -77,22 +78,103 @@ proptest! {
             })
             .collect::<Result<_, TestCaseError>>()?;
         let ends = |at: &usize| !filters[*at].action.goes_on();
-        let expected: Vec<(usize, Vec<usize>)> = (0..filters.len())
-            .filter_map(|at| {
-                let mut by = Vec::new();
-                for one in &matches[at] {
-                    by.push((0..at).filter(ends).find(|earlier| matches[*earlier].iter().any(|m| m.covers(one)))?);
+        let covered = |at: usize, one: &boxes::Match<'_>| {
+            (0..at).filter(ends).any(|earlier| matches[earlier].iter().any(|m| m.covers(one)))
+        };
+        let found = analysis::hidden(&filters, &sets);
+        for at in (0..filters.len()).filter(|at| matches[*at].iter().all(|one| covered(*at, one))) {
+            prop_assert!(found.iter().any(|hidden| hidden.rule == at), "rule {at}");
+        }
+        let mut random = seed;
+        for hidden in &found {
+            prop_assert!(hidden.by.iter().all(|by| *by < hidden.rule && ends(by)));
+            let by = || (0..hidden.rule).filter(ends).flat_map(|earlier| &matches[earlier]);
+            for one in &matches[hidden.rule] {
+                for _ in 0..20 {
+                    let point = point_in(one, by(), &mut random);
+                    prop_assert!(by().any(|earlier| earlier.covers(&point)), "{hidden:?} {point:?}");
                 }
-                let mut seen = BTreeSet::new();
-                by.retain(|earlier| seen.insert(*earlier));
-                by.truncate(8);
-                Some((at, by))
-            })
-            .collect();
-        let found: Vec<(usize, Vec<usize>)> =
-            analysis::hidden(&filters, &sets).into_iter().map(|hidden| (hidden.rule, hidden.by)).collect();
-        prop_assert_eq!(found, expected);
+            }
+        }
     }
+}
+
+/// One packet's worth of a match: at an end of the match or of one of `others`, where that is inside.
+fn point_in<'a>(
+    one: &'a boxes::Match<'a>,
+    others: impl Iterator<Item = &'a boxes::Match<'a>>,
+    random: &mut u64,
+) -> boxes::Match<'a> {
+    let mut next = || {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        *random >> 11
+    };
+    let others: Vec<_> = others.chain([one]).collect();
+    let mut pick = || *others[next() as usize % others.len()];
+    let host = |prefix: boxes::Prefix, of: boxes::Prefix, last: bool| {
+        let at = if last { of.first | !of.mask() } else { of.first };
+        let at = if prefix.covers(boxes::Prefix { first: at, length: 128 }) { at } else { prefix.first };
+        boxes::Prefix { first: at, length: 128 }
+    };
+    let port = |ports: Option<[u16; 2]>, of: Option<[u16; 2]>, around: u64| {
+        let [low, high] = ports.unwrap_or([0, u16::MAX]);
+        let [first, last] = of.unwrap_or([0, u16::MAX]);
+        let at = [first, last, first.saturating_sub(1), last.saturating_add(1)][around as usize % 4];
+        [at.clamp(low, high); 2]
+    };
+    let (a, b, c) = (pick(), pick(), pick());
+    // Packets that have no ports are some of those that match without any.
+    let with_ports = one.source_ports.is_some() || one.destination_ports.is_some() || next() % 3 > 0;
+    boxes::Match {
+        source: host(one.source, a.source, next() % 2 == 0),
+        destination: host(one.destination, b.destination, next() % 2 == 0),
+        protocol: one.protocol.or(a.protocol).or(Some(next() as u8)),
+        source_ports: with_ports.then(|| port(one.source_ports, c.source_ports, next())),
+        destination_ports: with_ports.then(|| port(one.destination_ports, c.destination_ports, next())),
+        ..*one
+    }
+}
+
+#[test]
+fn several_rules_together_hide_one() {
+    let hidden = |texts: &[&str]| -> Vec<(usize, analysis::Hiding, Vec<usize>)> {
+        let found = analysis::hidden(&filters(texts).filters, &[]);
+        found.into_iter().map(|hidden| (hidden.rule, hidden.kind, hidden.by)).collect()
+    };
+    use analysis::Hiding::{Redundant, Shadowed};
+    let halves = ["drop src=10.0.0.0/25", "allow dst=10.9.0.0/16", "drop src=10.0.0.128/25"];
+    assert_eq!(
+        hidden(&[&halves[..], &["allow src=10.0.0.0/24 proto=udp"]].concat()),
+        [(3, Shadowed, vec![0, 1, 2])]
+    );
+    assert_eq!(
+        hidden(&["drop src=10.0.0.0/25", "drop src=10.0.0.128/25", "drop src=10.0.0.0/24"]),
+        [(2, Redundant, vec![0, 1])]
+    );
+    assert_eq!(hidden(&["drop src=10.0.0.0/25", "drop src=10.0.0.128/26", "drop src=10.0.0.0/24"]), []);
+    // Ports and protocols.
+    let ports = [
+        "drop proto=tcp dport=0-1000",
+        "allow proto=tcp dport=900-60000",
+        "drop proto=tcp dport=60001-65535",
+    ];
+    let with = |last: &str| hidden(&[&ports[..], &[last]].concat());
+    assert_eq!(with("drop proto=tcp dport=22-65000"), [(3, Shadowed, vec![0, 1, 2])]);
+    assert_eq!(with("drop proto=tcp sport=7 dport=22-2000"), [(3, Shadowed, vec![0, 1])]);
+    // Later fragments have no ports.
+    assert_eq!(with("drop proto=tcp"), []);
+    assert_eq!(with("drop proto=tcp,udp dport=22"), []);
+    // What only some packets of a range meet hides none of it.
+    assert_eq!(
+        hidden(&["drop src=10.0.0.0/25 vlan=7", "drop src=10.0.0.128/25", "drop src=10.0.0.0/24"]),
+        []
+    );
+    assert_eq!(
+        hidden(&["drop src=10.0.0.0/25", "drop src=10.0.0.128/25 vlan=7", "drop src=10.0.0.0/24 vlan=7"]),
+        [(2, Redundant, vec![0, 1])]
+    );
 }
 
 #[test]
