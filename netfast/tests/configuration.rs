@@ -60,6 +60,7 @@ fn file(section: &str, lines: &str) -> String {
         "[[interface]]" => format!("{section}\nname = \"a\"\n{lines}"),
         "[[forward]]" => format!("{forward}{lines}"),
         "[[forward.target]]" => format!("{forward}{section}\naddress = \"192.0.2.2:1\"\n{lines}"),
+        "[forward.health]" => format!("{forward}{section}\ntype = \"http\"\n{lines}"),
         "[[echo]]" => format!("{section}\nlisten = \"192.0.2.1:1\"\nallow = [\"192.0.2.0/24\"]\n{lines}"),
         "[[filter]]" => format!("{section}\naction = \"drop\"\n{lines}"),
         "[[set]]" => format!("{section}\nname = \"a\"\naddresses = [\"192.0.2.0/24\"]\n{lines}"),
@@ -74,7 +75,7 @@ fn file(section: &str, lines: &str) -> String {
 #[test]
 fn every_key_is_there_and_no_other() {
     let tables = tables();
-    assert_eq!(17, tables.len());
+    assert_eq!(18, tables.len());
     for ((name, section), rows) in &tables {
         // The parser names the keys that it knows when it meets one that it does not. Tables of the top level have
         // sections of their own here.
@@ -129,7 +130,9 @@ fn defaults_are_the_programs() {
 fn defaults_of_rules_and_lists_are_the_programs() {
     let mut seen = 0;
     for ((name, section), rows) in &tables() {
-        for row in rows.iter().filter(|row| section.starts_with("[[") && row.default != "none") {
+        for row in rows.iter().filter(|row| {
+            (section.starts_with("[[") || section == "[forward.health]") && row.default != "none"
+        }) {
             if row.default == "required" {
                 let all = file(section, "");
                 // The first line with the key, in the last table.
@@ -190,5 +193,5 @@ fn ranges_are_the_programs() {
             seen += 1;
         }
     }
-    assert_eq!(19, seen);
+    assert_eq!(23, seen);
 }

@@ -9,6 +9,7 @@ mod bed;
 mod cases;
 mod classify;
 mod generate;
+mod health;
 mod linear;
 mod live;
 mod measure;
@@ -43,6 +44,8 @@ enum What {
     Live(live::Args),
     /// Filter rules in live traffic over veth: netfast, nftables rule by rule, a set of nftables; draws them.
     Rules(rules::Args),
+    /// Health checks of 10,000 targets: CPU, memory, delay; look-up tables after a change of health.
+    Health(health::Args),
     /// A million flows: memory, sweeps, new flows beside them, a flood of openings.
     Ageing {
         /// Write the results as JSON.
@@ -86,6 +89,7 @@ fn run() -> Result<bool> {
         What::Classify(args) => return classify::run(&args),
         What::Live(args) => return live::run(&args),
         What::Rules(args) => return rules::run(&args),
+        What::Health(args) => return health::run(&args).map(|()| true),
         What::Ageing { json } => return ageing::run(json.as_deref()).map(|()| true),
     };
     for flows in &args.flows {

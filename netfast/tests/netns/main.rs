@@ -10,6 +10,7 @@ mod filter;
 mod filter_oracle;
 mod floods;
 mod forward;
+mod health;
 mod hops;
 mod icmp;
 mod jumbo;

@@ -44,6 +44,8 @@ const DEMO: &[Package] = &[
 /// For [`Group::Test`], beside those of the demo.
 const TEST: &[Package] = &[
     package("hping3", Command("hping3"), "odd TCP and UDP packets"),
+    package("wrk", Command("wrk"), "a constant HTTP load"),
+    package("openssl", Command("openssl"), "makes certificates for TLS servers"),
     package("iputils-ping", Command("ping"), "ICMP echo"),
     package("traceroute", Command("traceroute"), "shows the way of packets"),
     package("ethtool", Command("ethtool"), "device settings and counters"),

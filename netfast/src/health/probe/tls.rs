@@ -45,6 +45,7 @@ fn words(why: &CertificateError) -> String {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "not for this name".to_owned()
         }
+        CertificateError::Other(other) => other.to_string(),
         other => format!("{other:?}"),
     }
 }
