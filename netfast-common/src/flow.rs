@@ -1,7 +1,7 @@
 //! The life of a flow: states, time-outs, keys. Time is an argument: jiffies, low 32 bits, wrapping.
 
 use crate::{
-    abi::{Flow, FlowKey, Timeouts},
+    abi::{Flow, FlowKey, TARGET_ENDS, TARGET_LEAVES, Timeouts},
     wire::{ACK, FIN, RST, SYN, TCP, UDP},
 };
 
@@ -106,6 +106,12 @@ impl State {
     #[inline(always)]
     pub const fn may_reopen(self) -> bool {
         matches!(self, Self::BothClosed | Self::Reset | Self::Refused)
+    }
+
+    /// Whether its target may have something to do with the flow yet: not one that is over, and not one that the target has
+    /// not answered.
+    pub const fn is_open(self) -> bool {
+        !matches!(self, Self::BothClosed | Self::Reset | Self::Refused | Self::SynSent | Self::Reopened)
     }
 
     /// State of a flow's first packet, if that packet may open a flow: any UDP datagram or ICMP query, a TCP SYN alone (with
@@ -235,6 +241,52 @@ impl State {
             Self::Reset | Self::Refused => timeouts.tcp.reset,
         }
     }
+}
+
+/// What becomes of a flow by the state of its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on.
+    Stays,
+    /// It goes on, but only for packets of this direction that are under way: they take no part in its life.
+    Fades,
+    /// The packet chooses a target anew.
+    Moves,
+    /// The sender is told by a TCP reset.
+    Ends,
+}
+
+/// Whether a segment with these flags is a client's first one.
+#[inline(always)]
+pub const fn opens(protocol: u8, flags: u8) -> bool {
+    protocol == TCP && flags & (SYN | ACK | RST | FIN) == SYN
+}
+
+/// What becomes of a flow in `state` at a packet of `direction`. `target`: [`crate::abi::Target::state`] of its target;
+/// `older`: whether the rules are others than those that the flow was decided by. Asked for if they are, or if the packet
+/// [`opens`] a connection.
+///
+/// A client's SYN opens a new flow on one that is over (under new rules, or if the target gets no new flows), that is still
+/// opening towards a target that gets no new flows, or whose target has ended. Of a target that has ended, TCP is
+/// reset on both sides, since neither can go on; answers of UDP that are under way pass, and the client's next datagram
+/// goes elsewhere.
+#[inline(always)]
+pub const fn fate(target: u8, direction: u8, protocol: u8, flags: u8, state: State, older: bool) -> Fate {
+    let ends = target & TARGET_ENDS != 0;
+    if protocol != TCP {
+        return match (ends, direction == ORIGINAL) {
+            (false, _) => Fate::Stays,
+            (true, true) => Fate::Moves,
+            (true, false) => Fate::Fades,
+        };
+    }
+    if direction == ORIGINAL && opens(protocol, flags) {
+        let leaves = target & TARGET_LEAVES != 0;
+        if ends || (leaves && !state.is_confirmed()) || ((leaves || older) && state.may_reopen()) {
+            return Fate::Moves;
+        }
+    }
+    if ends { Fate::Ends } else { Fate::Stays }
 }
 
 /// Bytes beyond its SYN that a target may have sent, and a client acknowledged, before the client's first

@@ -121,6 +121,8 @@ reasons! {
     HeadersSplit = 43, "headers_split", "driver put the headers beyond the frame's first buffer; netfast cannot read them";
     // About tunnels to targets.
     TunnelMtu = 44, "tunnel_mtu", "ICMP error about a packet in a tunnel to a target: the path's MTU is noted";
+    // Answered or dropped because the target is no more.
+    TargetEnded = 45, "target_ended", "its target is down, drained or removed and the flow has ended; TCP is reset (tx)";
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use aya_ebpf::{bindings::BPF_ANY, programs::XdpContext};
 use netfast_common::{
     Reason,
     abi::{Flow, FlowKey, LineKind, MAX_FORWARDS, NextHop},
-    flow::{self, ORIGINAL, REPLY, State},
+    answer::Answer,
+    flow::{self, Fate, ORIGINAL, REPLY, State},
     snat::{Way, way as way_of},
-    wire::{ACK, FIN, Packet, RST, SYN, TCP, UDP},
+    wire::{Packet, SYN, UDP},
 };
 
 use crate::{
@@ -50,6 +51,7 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratc
     // SAFETY: the element stays mapped while the program runs. Another CPU may change it, or delete it and use its memory
     // for another flow: therefore its contents are copied once and checked against the other direction's entry.
     scratch.flow = unsafe { *entry };
+    scratch.fades = 0;
     if scratch.flow.direction == ORIGINAL {
         original(ctx, run, packet, scratch, entry, confirmed)
     } else {
@@ -69,8 +71,6 @@ fn original(
     scratch.original_key = packet.key;
     scratch.reply_key = flow::reverse(&scratch.flow.translated);
     let state = State::from_number(scratch.flow.state);
-    let opens = packet.key.protocol == TCP && packet.flags & (SYN | ACK | RST | FIN) == SYN;
-    let reopens = opens && state.may_reopen();
     if flow::is_expired(&scratch.flow, run.now, &run.config.timeouts) {
         remove(scratch);
         return Found::Nothing;
@@ -89,7 +89,8 @@ fn original(
     if packet.version == 6 && packet.key.protocol == UDP && packet.no_udp_checksum {
         return Found::Decided(Outcome::drop(Reason::UdpZeroChecksum));
     }
-    if scratch.flow.generation != run.generation {
+    let older = scratch.flow.generation != run.generation;
+    if older {
         if !forward_exists(run, &scratch.flow) {
             remove(scratch);
             return Found::Ended;
@@ -100,18 +101,37 @@ fn original(
         if snat::is_snat(scratch.flow.target) {
             return Found::Renew;
         }
-        if reopens {
-            // A new connection under new rules: it chooses its target anew. The reply entry stays for as long as a cached
-            // line of it may act, then the agent takes it away; until then nobody gets its source port.
-            // SAFETY: see `packet`.
-            unsafe { (*twin).last_seen = run.now };
-            let _ = FLOWS.remove(&packet.key);
-            let _ = HALF_OPEN.remove(&packet.key);
-            return Found::Nothing;
+    }
+    if older || (flow::opens(packet.key.protocol, packet.flags) && !snat::is_snat(scratch.flow.target)) {
+        let target = TARGETS.get(scratch.flow.target as u32);
+        let condition = target.map_or(0, |target| target.state);
+        match flow::fate(condition, ORIGINAL, packet.key.protocol, packet.flags, state, older) {
+            Fate::Moves => {
+                // It chooses its target anew. The reply entry stays for as long as a cached line of it may act, then the
+                // agent takes it away; until then nobody gets its source port.
+                // SAFETY: see `packet`.
+                unsafe { (*twin).last_seen = run.now };
+                let _ = FLOWS.remove(&packet.key);
+                let _ = HALF_OPEN.remove(&packet.key);
+                return Found::Nothing;
+            }
+            Fate::Ends => {
+                // The entries stay, and with them the source port, as after any reset: who has not got this answer gets
+                // another one.
+                // SAFETY: see `packet`.
+                unsafe {
+                    (*entry).state = State::Reset as u8;
+                    (*entry).last_seen = run.now;
+                }
+                return Found::Decided(Outcome::answer(Answer::Reset, 0, Reason::TargetEnded));
+            }
+            Fate::Stays | Fate::Fades => {}
         }
-        if let Some(target) = TARGETS.get(scratch.flow.target as u32) {
+        if older && let Some(target) = target {
             scratch.flow.next_hop = target.next_hop;
         }
+    }
+    if older {
         let hop = hops::towards(ctx, run, packet, scratch, true);
         // SAFETY: see `packet`.
         unsafe {
@@ -158,8 +178,12 @@ fn reply(
 ) -> Found {
     scratch.reply_key = packet.key;
     scratch.original_key = flow::reverse(&scratch.flow.translated);
-    let Some(authority) = lookup(&scratch.original_key, confirmed) else {
-        // Not while cached lines may act: nobody else is to get its source port until then.
+    // SAFETY: see `packet`.
+    let authority = lookup(&scratch.original_key, confirmed)
+        .filter(|original| flow::reverse(unsafe { &(**original).translated }) == packet.key);
+    let Some(authority) = authority else {
+        // It leads nowhere, or its flow has another translation by now. Not while cached lines may act: nobody else is to
+        // get its source port until then.
         if flow::elapsed(run.now, scratch.flow.last_seen) > run.line_jiffies() {
             let _ = HALF_OPEN.remove(&packet.key);
             let _ = FLOWS.remove(&packet.key);
@@ -168,11 +192,6 @@ fn reply(
     };
     // SAFETY: see `packet`.
     let original = unsafe { &*authority };
-    if flow::reverse(&original.translated) != packet.key {
-        let _ = HALF_OPEN.remove(&packet.key);
-        let _ = FLOWS.remove(&packet.key);
-        return Found::Nothing;
-    }
     if flow::is_expired(original, run.now, &run.config.timeouts) {
         remove(scratch);
         return Found::Nothing;
@@ -185,6 +204,12 @@ fn reply(
             remove(scratch);
             return Found::Ended;
         }
+        let condition = TARGETS.get(scratch.flow.target as u32).map_or(0, |target| target.state);
+        match flow::fate(condition, REPLY, packet.key.protocol, packet.flags, State::Established, true) {
+            Fate::Ends => return Found::Decided(Outcome::answer(Answer::Reset, 0, Reason::TargetEnded)),
+            Fate::Fades => scratch.fades = 1,
+            Fate::Stays | Fate::Moves => {}
+        }
         // Towards the client the routing table is asked again; where it has no answer the old way stays.
         let hop = hops::towards(ctx, run, packet, scratch, false);
         if hop != 0 {
@@ -193,7 +218,9 @@ fn reply(
         // SAFETY: see `packet`.
         unsafe {
             (*entry).next_hop = scratch.flow.next_hop;
-            (*entry).generation = run.generation;
+            if scratch.fades == 0 {
+                (*entry).generation = run.generation;
+            }
         }
     }
     let way = match translate::way(packet, &scratch.flow.translated.destination, scratch.flow.next_hop) {
@@ -212,10 +239,12 @@ fn reply(
             // What the client's acknowledgement is held to. A target that makes its numbers anew (SYN cookies) may send another.
             (*entry).created = packet.sequence;
         }
-        (*authority).state = next as u8;
-        (*authority).last_seen = run.now;
+        if scratch.fades == 0 {
+            (*authority).state = next as u8;
+            (*authority).last_seen = run.now;
+        }
     }
-    if !confirmed && next.is_confirmed() && !promote(scratch, authority, entry) {
+    if !confirmed && scratch.fades == 0 && next.is_confirmed() && !promote(scratch, authority, entry) {
         log::full(ctx, run, scratch);
         return Found::Decided(Outcome::drop(Reason::FlowTableFull));
     }
@@ -237,7 +266,7 @@ fn go_on(
 ) -> Outcome {
     let flow = &scratch.flow;
     // Lines are for TCP and UDP.
-    let (mut kind, mut cacheable) = (kind, packet.has_ports());
+    let (mut kind, mut cacheable) = (kind, packet.has_ports() && scratch.fades == 0);
     if snat::is_snat(flow.target) {
         // Who has opened the flow does not matter to a line: what leaves has its source changed, what comes in its
         // destination.

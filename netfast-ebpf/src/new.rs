@@ -35,7 +35,7 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch:
         return Outcome::drop(Reason::FlowQuota);
     }
     if forward.maglev_size == 0 {
-        return Outcome::drop(Reason::NoTarget);
+        return target::none(forward, packet);
     }
     let Some((target_index, target)) = target::choose(run, forward, &packet.key) else {
         return Outcome::drop(Reason::Internal);

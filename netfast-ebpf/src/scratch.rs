@@ -85,6 +85,8 @@ pub struct Scratch {
     pub asked: u32,
     /// 1: the packet's flow has just ended because its forward was removed.
     pub ended: u32,
+    /// 1: the packet's flow takes no notice of it (`flow::Fate::Fades`).
+    pub fades: u32,
     /// Reason of the unusual class that the packet is passed for, if the filter lets it; 0: it is a usual one.
     pub unusual: u32,
     /// What the filter compares.

@@ -34,7 +34,7 @@ pub use fragment::{FRAGMENT_DIRECT, FRAGMENT_SECONDS, FragmentFlow, FragmentKey}
 pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, InterfaceAddress, NextHop, VlanKey, VlanLink};
 pub use rules::{
     AllowEntry, Echo, FORWARD_BY_SOURCE, FORWARD_QUIC, FORWARD_REJECTS, Forward, MAGLEV_PER_CELL, MaglevCell,
-    Mode, RuleSet, Service, ServiceKind, TARGET_ENDS, Target,
+    Mode, RuleSet, Service, ServiceKind, TARGET_ENDS, TARGET_LEAVES, Target,
 };
 pub use snat::{
     INSIDE, OUTSIDE, SNAT_DEPENDENT, SNAT_INDEPENDENT, SNAT_POOL, SnatKey, SnatMapping, SnatRule,

@@ -95,6 +95,9 @@ pub const FORWARD_QUIC: u8 = 4;
 
 /// [`Target::state`]: flows of this target end with their next packet: TCP is reset, others choose a target anew.
 pub const TARGET_ENDS: u8 = 1;
+/// [`Target::state`]: the target gets no new flows; one that is still opening (TCP) chooses a target anew at the client's
+/// next SYN.
+pub const TARGET_LEAVES: u8 = 2;
 
 /// A target, or a pool address of a source NAT rule (`source` is the address, `address` and `service` are zero): element
 /// `index` of the map `TARGETS`, not double-buffered. Everything but `next_hop` and `state` is
@@ -120,7 +123,8 @@ pub struct Target {
     pub in_use: u8,
     /// Identifies the target over the life of the pin directory.
     pub uid: u32,
-    /// [`TARGET_ENDS`], or 0. A single 8-bit store of the agent.
+    /// [`TARGET_ENDS`] and [`TARGET_LEAVES`], or 0. A single 8-bit store of the agent, before the generation from which on it
+    /// counts: a flow meets it when that finds it older.
     pub state: u8,
     /// Of a target in mode `ipip`: how many of the last bits of `source` are taken from the flow's hash.
     pub spread: u8,

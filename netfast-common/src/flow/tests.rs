@@ -374,3 +374,38 @@ proptest! {
         if number <= 11 { prop_assert_eq!(state as u8, number); }
     }
 }
+
+/// What becomes of flows by the state of their target, under older rules and under the same.
+#[test]
+fn fates() {
+    const LEAVES: u8 = TARGET_LEAVES;
+    const ENDS: u8 = TARGET_LEAVES | TARGET_ENDS;
+    let tcp = |target, flags, state, older| fate(target, ORIGINAL, TCP, flags, state, older);
+    for older in [false, true] {
+        for state in [State::SynSent, State::Established, State::ClientClosed, State::BothClosed] {
+            for flags in [ACK, RST, FIN | ACK, SYN | ACK] {
+                assert_eq!(Fate::Stays, tcp(0, flags, state, older));
+                assert_eq!(Fate::Stays, tcp(LEAVES, flags, state, older));
+                assert_eq!(Fate::Ends, tcp(ENDS, flags, state, older));
+                assert_eq!(Fate::Ends, fate(ENDS, REPLY, TCP, flags, state, older));
+            }
+            assert_eq!(Fate::Moves, tcp(ENDS, SYN, state, older), "{state:?}");
+            assert_eq!(Fate::Stays, fate(LEAVES, REPLY, TCP, SYN | ACK, state, older));
+        }
+        assert_eq!(Fate::Stays, tcp(0, SYN, State::SynSent, older), "sent again");
+        assert_eq!(Fate::Moves, tcp(LEAVES, SYN, State::SynSent, older));
+        assert_eq!(Fate::Moves, tcp(LEAVES, SYN, State::SynReceived, older));
+        assert_eq!(Fate::Stays, tcp(LEAVES, SYN, State::Established, older), "the target answers it");
+        assert_eq!(Fate::Moves, tcp(LEAVES, SYN, State::BothClosed, older));
+        let reopened = if older { Fate::Moves } else { Fate::Stays };
+        assert_eq!(reopened, tcp(0, SYN, State::BothClosed, older));
+        for protocol in [UDP, 1] {
+            for target in [0, LEAVES] {
+                assert_eq!(Fate::Stays, fate(target, ORIGINAL, protocol, SYN, State::TwoWay, older));
+                assert_eq!(Fate::Stays, fate(target, REPLY, protocol, SYN, State::TwoWay, older));
+            }
+            assert_eq!(Fate::Moves, fate(ENDS, ORIGINAL, protocol, SYN, State::TwoWay, older));
+            assert_eq!(Fate::Fades, fate(ENDS, REPLY, protocol, SYN, State::TwoWay, older));
+        }
+    }
+}

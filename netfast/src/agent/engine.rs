@@ -4,6 +4,7 @@
 //! order. What fails before the publication changes nothing.
 
 mod change;
+mod drain;
 mod health;
 mod publish;
 
@@ -117,6 +118,8 @@ pub(super) struct Owner {
     rules_file: Option<PathBuf>,
     configured: Vec<Attachment>,
     nat_ports: PortRange,
+    /// How long the flows of a removed target go on.
+    drain_timeout: Duration,
     intent: Intent,
     ids: Ids,
     images: Images,
@@ -166,6 +169,7 @@ impl Owner {
             rules_file: config.rules_file.clone(),
             configured,
             nat_ports: config.nat.ports,
+            drain_timeout: config.flows.drain_timeout,
             intent,
             ids,
             images: Images::default(),
@@ -296,7 +300,7 @@ impl Owner {
     }
 
     async fn retry(&mut self) {
-        if self.host_problem.is_some() {
+        if self.host_problem.is_some() || self.drains_are_over() {
             self.republish().await;
         }
         // Also finds programs that somebody else removed.

@@ -16,7 +16,7 @@ use crate::{
         Count, FlowSummary, ForwardCount, Intent, InterfaceCount, MapFill, NamedCount, Rules, SCHEMA_VERSION,
         SnatCount, Stats, Status, TargetCount,
     },
-    datapath::{Datapath, Direction},
+    datapath::{Datapath, Direction, Tally},
     health::Checks,
     metrics::{Recorder, StatsSource},
     netlink::Netlink,
@@ -154,11 +154,7 @@ impl Shared {
         problems
     }
 
-    fn targets(
-        &self,
-        snapshot: &Snapshot,
-        flows: &HashMap<u16, u64>,
-    ) -> (Vec<TargetCount>, HashMap<u32, [Count; 2]>) {
+    fn targets(&self, snapshot: &Snapshot, tally: &Tally) -> (Vec<TargetCount>, HashMap<u32, [Count; 2]>) {
         let counters = self.datapath.counters();
         let mut rows: BTreeMap<(String, String), TargetCount> = BTreeMap::new();
         let mut sums = snapshot.gone.clone();
@@ -171,7 +167,7 @@ impl Shared {
             let to_client = counters.target(index, Direction::ToClient);
             let sum = sums.entry(target.forward_uid).or_default();
             *sum = [plus(sum[0], to_target), plus(sum[1], to_client)];
-            let flows = flows.get(&index).copied().unwrap_or_default();
+            let flows = tally.targets.get(&index).copied().unwrap_or_default();
             // A target that was just removed has no flows in the last tally, which is older; it is listed until its index is
             // released, so that its counters do not come and go.
             if !target.live && flows == 0 && !forwards.contains(&target.forward_uid) {
@@ -187,11 +183,16 @@ impl Shared {
             row.to_client = plus(row.to_client, to_client);
             row.flows += flows;
             row.entries += entries.get(&index).copied().unwrap_or_default();
+            row.open += tally.open.get(&index).copied().unwrap_or_default();
         }
-        for forward in snapshot.intent.rules.forwards.iter().filter(|forward| forward.health.is_some()) {
-            let mut known: HashMap<_, _> = self.health.targets(&forward.name).into_iter().collect();
+        for forward in &snapshot.intent.rules.forwards {
+            let mut known: HashMap<_, _> = match forward.health {
+                Some(_) => self.health.targets(&forward.name).into_iter().collect(),
+                None => HashMap::new(),
+            };
             for target in &forward.targets {
                 if let Some(row) = rows.get_mut(&(forward.name.clone(), target.address.to_string())) {
+                    row.draining = target.drain;
                     row.health = known.remove(&target_key(&target.address));
                 }
             }
@@ -222,7 +223,7 @@ impl StatsSource for Shared {
         let snapshot = self.snapshot.load();
         let tally = self.datapath.tally();
         let counters = self.datapath.counters();
-        let (targets, sums) = self.targets(&snapshot, &tally.targets);
+        let (targets, sums) = self.targets(&snapshot, &tally);
         let (confirmed_max, half_open_max) = self.datapath.capacity();
         let sizes: HashMap<u32, u32> =
             snapshot.tables.iter().map(|table| (table.uid(), table.size())).collect();
@@ -291,6 +292,7 @@ impl StatsSource for Shared {
                 half_open: tally.half_open,
                 confirmed_max,
                 half_open_max,
+                generation: tally.generation,
             },
             maps: vec![
                 fill("FLOWS", tally.confirmed, confirmed_max),

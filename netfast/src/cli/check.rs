@@ -38,8 +38,19 @@ struct Report {
 }
 
 /// What only an agent.toml has at its top level.
-const AGENT_KEYS: &[&str] =
-    &["agent", "interface", "metrics", "tables", "nat", "timeouts", "limits", "policy", "log", "rules_file"];
+const AGENT_KEYS: &[&str] = &[
+    "agent",
+    "interface",
+    "metrics",
+    "tables",
+    "nat",
+    "timeouts",
+    "flows",
+    "limits",
+    "policy",
+    "log",
+    "rules_file",
+];
 
 impl Check {
     /// Checks it.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     Context,
+    balance::BalanceArguments,
     change::{self, ChangeFlags},
     failure::{Failure, Outcome},
     units, values,
@@ -158,6 +159,8 @@ struct ForwardArguments {
     /// A comma in a value follows a backslash.
     #[arg(long, value_name = "CHECK")]
     health: Option<Health>,
+    #[command(flatten)]
+    balance: BalanceArguments,
     /// Mode ipip: take the outer source address of each flow out of this prefix, so that the target's card spreads the flows
     /// over its queues
     #[arg(long, value_name = "PREFIX")]
@@ -169,15 +172,9 @@ struct ForwardArguments {
 
 impl ForwardArguments {
     fn into_forward(self) -> types::Forward {
-        let Self { name, protocol, listen, targets, mode, health, tunnel_source, comment } = self;
-        types::Forward {
-            mode,
-            health,
-            tunnel_source,
-            targets,
-            comment,
-            ..types::Forward::new(name, protocol, listen)
-        }
+        let Self { name, protocol, listen, targets, mode, health, balance, tunnel_source, comment } = self;
+        let forward = balance.apply(types::Forward::new(name, protocol, listen));
+        types::Forward { mode, health, tunnel_source, targets, comment, ..forward }
     }
 }
 

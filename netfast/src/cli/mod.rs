@@ -3,11 +3,13 @@
 mod agent;
 mod apply;
 mod attach;
+mod balance;
 mod change;
 mod check;
 mod completion;
 mod diff;
 mod document;
+mod drain;
 mod echo;
 mod explain;
 mod export;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{
     Context,
     change::{self, ChangeFlags},
+    drain::Drain,
     failure::Outcome,
     forward,
     output::Output,
@@ -23,6 +24,7 @@ pub enum Target {
     List(List),
     Add(Add),
     Set(Set),
+    Drain(Drain),
     Delete(Delete),
 }
 
@@ -40,6 +42,7 @@ impl Target {
             Self::Set(Set { target, flags }) => {
                 (flags, Operation::TargetSet { forward: target.forward.clone(), target: target.target() })
             }
+            Self::Drain(verb) => return verb.run(context).await,
             Self::Delete(Delete { forward, address, flags }) => {
                 (flags, Operation::TargetDelete { forward, address })
             }
@@ -77,7 +80,7 @@ pub struct Add {
     flags: ChangeFlags,
 }
 
-/// Creates a target, or replaces the one of that address (its weight)
+/// Creates a target, or replaces the one of that address (its weight); whether it drains stays as it is
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -89,7 +92,11 @@ pub struct Set {
     flags: ChangeFlags,
 }
 
-/// Deletes a target; its flows go on until they end, new ones go elsewhere
+/// Deletes a target; new flows go elsewhere
+///
+/// Its own flows go on for the time that `[flows] drain_timeout` in agent.toml grants them (5 minutes if it says nothing).
+/// Then TCP is reset at its next packet and UDP chooses another target. To see when a target has no flows left, drain it
+/// first: `netfast target drain --wait`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

@@ -17,6 +17,10 @@ use crate::{
 
 use super::{Report, Step, duration};
 
+mod flows;
+
+pub use flows::Flows;
+
 /// Where `agent.toml` is looked for.
 pub const DEFAULT_PATH: &str = "/etc/netfast/agent.toml";
 /// Default of [`Agent::state_dir`].
@@ -43,6 +47,8 @@ pub struct AgentConfig {
     pub nat: Nat,
     /// Idle times of flows.
     pub timeouts: Timeouts,
+    /// How long flows may go on.
+    pub flows: Flows,
     /// Rates that the program keeps to.
     pub limits: Limits,
     /// What happens to frames that the program does not classify.
@@ -400,6 +406,7 @@ impl AgentConfig {
         };
         self.tables.problems(|key, message| add("tables", key, message));
         self.timeouts.problems(|key, message| add("timeouts", key, message));
+        self.flows.problems(|key, message| add("flows", key, message));
         self.limits.problems(|key, message| add("limits", key, message));
         if self.nat.ports.low < 1024 {
             let message = format!("ports {} include system ports; begin at 1024 or above", self.nat.ports);

@@ -65,6 +65,7 @@ impl Publisher {
             let index = u32::from(leaving.index);
             if maps.targets.get(index).is_some_and(|present| present.uid == leaving.uid) {
                 maps.targets.store16(index, offset_of!(Target, next_hop), leaving.next_hop);
+                maps.targets.store8(index, offset_of!(Target, state), leaving.state);
             }
         }
         // Sequentially consistent: all of the above is there for whoever sees it.

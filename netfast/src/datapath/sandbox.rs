@@ -375,6 +375,19 @@ impl Sandbox {
     ///
     /// If the rules are not valid.
     pub fn publish(&mut self, rules: &Rules) -> Result<(u32, Vec<String>), SandboxError> {
+        self.publish_with(rules, |_| {})
+    }
+
+    /// [`Self::publish`], with the images changed before they are written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::publish`].
+    pub fn publish_with(
+        &mut self,
+        rules: &Rules,
+        change: impl FnOnce(&mut Images),
+    ) -> Result<(u32, Vec<String>), SandboxError> {
         for target in rules.forwards.iter().flat_map(|forward| &forward.targets) {
             let address = target.address.address;
             if !self.host.ways.contains_key(&address) {
@@ -382,7 +395,7 @@ impl Sandbox {
             }
         }
         self.intent.rules = rules.clone();
-        let images: Images = compile::compile_beside(
+        let mut images: Images = compile::compile_beside(
             &self.intent,
             &mut self.ids,
             &self.host,
@@ -391,6 +404,7 @@ impl Sandbox {
             &self.states,
         )
         .map_err(SandboxError::Rules)?;
+        change(&mut images);
         let (generation, warnings) = (self.datapath.publish(&images), images.warnings.clone());
         self.images = images;
         Ok((generation, warnings))

@@ -9,7 +9,7 @@ use std::{
 
 use netfast_common::{
     abi::{Config, Flow, FlowKey, MAX_FORWARDS, Timeouts},
-    flow::{ORIGINAL, elapsed, is_expired, reverse},
+    flow::{ORIGINAL, State, elapsed, is_expired, reverse},
 };
 
 use super::{Datapath, DatapathError, lock, settings, sys};
@@ -64,6 +64,10 @@ pub struct Tally {
     pub forwards: HashMap<u32, u64>,
     /// Flows by index of their target.
     pub targets: HashMap<u16, u64>,
+    /// Of these, the ones that are not over ([`State::is_open`]).
+    pub open: HashMap<u16, u64>,
+    /// Generation that was live when the sweep began: a flow made under an older one is counted, if it lives.
+    pub generation: u32,
     /// External ports in use, by uid of their source NAT rule.
     pub mappings: HashMap<u32, u64>,
     /// Next hops that flows refer to.
@@ -226,10 +230,11 @@ impl Datapath {
             u32::try_from(settings::line_seconds(&config) * 2).unwrap_or(60).saturating_mul(config.hz);
         let lines = (config.line_lifetime + 1) << (config.stamp_shift & 31);
         let forwards = self.live_forwards();
-        let mut tally = Tally::default();
+        let mut tally = Tally { generation: self.generation(), ..Tally::default() };
         // By index while counting: a hash map's look-up for each flow would take as long as the kernel's part.
         let mut by_forward = vec![0u64; forwards.len()];
         let mut by_target = vec![0u64; 1 << 16];
+        let mut open = vec![0u64; 1 << 16];
         let mut report = SweepReport::default();
         let mut suspects = Vec::new();
         for table in Table::ALL {
@@ -255,6 +260,8 @@ impl Datapath {
                         Fate::Lives => {
                             by_forward[usize::from(flow.forward)] += 1;
                             by_target[usize::from(flow.target)] += 1;
+                            open[usize::from(flow.target)] +=
+                                u64::from(State::from_number(flow.state).is_open());
                             tally.add(table, key, flow, elapsed(now, flow.last_seen) < recently);
                         }
                         Fate::Expired => {
@@ -285,6 +292,7 @@ impl Datapath {
         }
         tally.forwards = forwards.iter().copied().zip(by_forward).filter(|(_, flows)| *flows > 0).collect();
         tally.targets = (0..=u16::MAX).zip(by_target).filter(|(_, flows)| *flows > 0).collect();
+        tally.open = (0..=u16::MAX).zip(open).filter(|(_, flows)| *flows > 0).collect();
         (report.mappings, tally.mappings) = self.sweep_mappings(&config)?;
         settings::fit_caches(self, tally.active[0], tally.active[1]);
         *lock(&self.tally) = tally;
@@ -361,7 +369,6 @@ fn spread(key: &FlowKey) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netfast_common::flow::State;
 
     #[test]
     fn a_flow_lives_until_its_time_is_over_or_its_forward_is_gone() {

@@ -135,6 +135,8 @@ metrics! {
         "Packets of a target's flows, by direction: to_target or to_client.";
     TARGET_FLOWS = Gauge "target_flows" ["forward", "target"]
         "Flows to a target that exist now.";
+    TARGET_DRAINING = Gauge "target_draining" ["forward", "target"]
+        "1 if the target drains: it keeps its flows and gets no new ones.";
     // Last: there may be as many as filter rules.
     FILTER_PACKETS_TOTAL = Counter "filter_packets_total" ["rule"]
         "Packets of a filter rule: those that it decided, counted, or dropped for being over its limit; only rules with a name.";

@@ -181,6 +181,8 @@ fn services(scrape: &mut Scrape, stats: &Stats) {
             );
         }
         scrape.add(&catalog::TARGET_FLOWS, &[&row.forward, &row.target], row.flows);
+        let draining = u64::from(row.draining);
+        scrape.add(&catalog::TARGET_DRAINING, &[&row.forward, &row.target], draining);
         if let Some(health) = &row.health {
             let labels = [row.forward.as_str(), &row.target];
             scrape.add(&catalog::TARGET_UP, &labels, u64::from(health.state.is_healthy()));

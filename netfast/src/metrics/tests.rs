@@ -79,6 +79,7 @@ fn fake() -> Fake {
         to_target: count(5),
         to_client: count(6),
         flows: 2,
+        open: 1,
         health: Some(TargetHealth {
             state: TargetState::Down,
             check_microseconds: Some(1500),

@@ -107,6 +107,7 @@ impl Change {
             }
             Operation::TargetAdd { forward, target } => self.target_put(forward, target, false),
             Operation::TargetSet { forward, target } => self.target_put(forward, target, true),
+            Operation::TargetDrain { forward, address, drain } => self.target_drain(forward, address, *drain),
             Operation::TargetDelete { forward, address } => self.target_delete(forward, address),
             Operation::SnatAdd { snat, if_not_exists } => self.snat_add(snat, *if_not_exists),
             Operation::SnatDelete { name } => self.snat_delete(name),
@@ -200,7 +201,10 @@ impl Change {
         let present =
             forward.targets.iter().position(|t| target_key(&t.address) == target_key(&target.address));
         match present {
-            Some(at) if replace => forward.targets[at] = target.clone(),
+            Some(at) if replace => {
+                let drain = forward.targets[at].drain;
+                forward.targets[at] = Target { drain, ..target.clone() };
+            }
             Some(at) => {
                 let present = &forward.targets[at];
                 return Err(error(
@@ -220,14 +224,11 @@ impl Change {
         Ok(())
     }
 
-    fn target_delete(&mut self, name: &str, address: &Endpoint) -> Result<(), ErrorBody> {
+    fn target_at(&self, name: &str, address: &Endpoint) -> Result<(usize, usize), ErrorBody> {
         let at = self.forward_at(name)?;
-        let targets = &mut self.intent.rules.forwards[at].targets;
+        let targets = &self.intent.rules.forwards[at].targets;
         match targets.iter().position(|t| target_key(&t.address) == target_key(address)) {
-            Some(at) => {
-                targets.remove(at);
-                Ok(())
-            }
+            Some(target) => Ok((at, target)),
             None => {
                 let present: Vec<String> = targets.iter().map(|t| t.address.to_string()).collect();
                 let hint = suggest::hint(&address.to_string(), present.iter().map(String::as_str));
@@ -235,6 +236,21 @@ impl Change {
                 Err(error(ErrorCode::NotFound, "target", message))
             }
         }
+    }
+
+    fn target_drain(&mut self, name: &str, address: &Endpoint, drain: bool) -> Result<(), ErrorBody> {
+        let (at, target) = self.target_at(name, address)?;
+        let target = &mut self.intent.rules.forwards[at].targets[target];
+        target.drain = drain;
+        let address = target.address;
+        self.name("target", diff::target_name(name, &address));
+        Ok(())
+    }
+
+    fn target_delete(&mut self, name: &str, address: &Endpoint) -> Result<(), ErrorBody> {
+        let (at, target) = self.target_at(name, address)?;
+        self.intent.rules.forwards[at].targets.remove(target);
+        Ok(())
     }
 
     fn snat_add(&mut self, snat: &Snat, if_not_exists: bool) -> Result<(), ErrorBody> {

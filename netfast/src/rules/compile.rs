@@ -8,11 +8,14 @@ use std::{
 use ipnet::IpNet;
 use netfast_common::{abi, addr};
 
-use crate::api::types::{Endpoint, ErrorBody, ErrorCode, FilterRule, ForwardMode, Intent, Rules};
+use crate::api::types::{
+    Affinity, Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, ForwardMode, Intent, OnNoTarget, Rules,
+};
 
 use crate::classifier::Limits;
 
 mod filters;
+mod leaving;
 mod tables;
 
 pub use filters::{Expanded, MAX_LIMITS, NO_INTERFACE, expand};
@@ -21,7 +24,7 @@ pub use tables::rebalance;
 use super::{
     diff,
     ids::Ids,
-    images::{HostView, Images, Leaving, TargetRoute, TargetStates},
+    images::{HostView, Images, TargetRoute, TargetStates},
     normal, snat, tunnel, validate,
 };
 
@@ -57,7 +60,7 @@ pub fn compile_beside(
     let mut images = Images::default();
     forwards(&rules, &assigned, &routes, host, &mut images);
     tables::tables(&rules, &assigned, states, &live.tables, &mut images)?;
-    images.leaving = leaving(&assigned, host);
+    images.leaving = leaving::images(&assigned, host);
     snat::images(&rules, &assigned, host, &mut images)?;
     echoes(&rules, &assigned, &mut images);
     filters::compile(&rules, &assigned, host, &mut images, &live.filter, limits)?;
@@ -155,20 +158,17 @@ fn forwards(rules: &Rules, ids: &Ids, routes: &Routes, host: &dyn HostView, imag
             };
             images.targets.push((target_id.index, image));
         }
-        let image = abi::Forward { uid: id.uid, mode: mode as u8, ..abi::Forward::default() };
+        let image =
+            abi::Forward { uid: id.uid, mode: mode as u8, flags: flags(forward), ..abi::Forward::default() };
         images.forwards.push((id.index, image));
     }
 }
 
-/// The ways to targets that only have old flows. The flows of a forward that is gone end; they need none.
-fn leaving(ids: &Ids, host: &dyn HostView) -> Vec<Leaving> {
-    ids.leaving()
-        .map(|target| Leaving {
-            index: target.index,
-            uid: target.uid,
-            next_hop: host.route(target.address.address).map_or(0, |route| route.next_hop),
-        })
-        .collect()
+/// [`abi::Forward::flags`].
+fn flags(forward: &Forward) -> u8 {
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    flag(forward.affinity == Affinity::Source, abi::FORWARD_BY_SOURCE)
+        | flag(forward.on_no_target == OnNoTarget::Reject, abi::FORWARD_REJECTS)
 }
 
 fn service(listen: &Endpoint, protocol: u8, kind: abi::ServiceKind, index: u16) -> abi::Service {

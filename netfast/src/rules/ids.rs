@@ -241,10 +241,16 @@ impl Ids {
         live.chain(retired)
     }
 
-    /// Targets that are none any more, of forwards that are: their flows go on until they end.
-    pub fn leaving(&self) -> impl Iterator<Item = &TargetId> {
+    /// Targets that are none any more, of forwards that are: their flows go on for a while.
+    pub fn leaving(&self) -> impl Iterator<Item = TargetRef<'_>> {
         let live: HashSet<u32> = self.forwards.iter().map(|forward| forward.uid).collect();
-        self.retired.iter().filter(move |r| live.contains(&r.forward_uid)).filter_map(|r| r.target.as_ref())
+        self.targets().filter(move |target| !target.live && live.contains(&target.forward_uid))
+    }
+
+    /// Whether the rules have a target of that address: then one that is [`Self::leaving`] is the same with another source.
+    pub fn has_target(&self, forward_uid: u32, address: &Endpoint) -> bool {
+        let mut forwards = self.forwards.iter().filter(|forward| forward.uid == forward_uid);
+        forwards.any(|forward| forward.targets.iter().any(|target| target.address == *address))
     }
 
     /// Makes a retired index free again. The caller knows that nothing refers to it, and has zeroed its counters. True

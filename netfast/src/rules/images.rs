@@ -45,7 +45,7 @@ pub struct Images {
 }
 
 /// A target that gets no new flows: it was removed, or `nat` uses another source address towards it by now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaving {
     /// Its index.
     pub index: u16,
@@ -53,6 +53,10 @@ pub struct Leaving {
     pub uid: u32,
     /// Index of its next hop; 0: no route.
     pub next_hop: u16,
+    /// [`abi::Target::state`].
+    pub state: u8,
+    /// Its name, if it was removed: then its flows end after a while.
+    pub removed: Option<String>,
 }
 
 /// How the host reaches a target.

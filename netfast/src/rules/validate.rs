@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use netfast_common::{abi, echo::MAX_ALLOW_PER_ECHO};
 
 use crate::api::types::{
-    Echo, Endpoint, ErrorBody, ErrorCode, Forward, ForwardMode, PortRange, Rules, Target, Transport,
+    Echo, Endpoint, ErrorBody, ErrorCode, Forward, ForwardMode, OnDrain, PortRange, Rules, Target, Transport,
 };
 
 use super::{normal, tunnel};
@@ -223,6 +223,11 @@ impl Check {
             self.note(place.clone(), "listen", listen_address(&forward.listen));
             self.note(place.clone(), "tunnel_source", tunnel_source(forward));
             self.note(place, "comment", comment(forward.comment.as_deref()));
+            if forward.on_drain == OnDrain::Move && forward.protocol == Transport::Tcp {
+                let message = "a TCP connection cannot move to another target, which knows nothing of it: use \
+                     on_drain = \"keep\", and delete the target when it has drained";
+                self.add(Place::Forward(at), "on_drain", message);
+            }
             self.targets(at, forward);
             self.health(at, forward);
         }

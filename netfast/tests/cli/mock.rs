@@ -384,6 +384,8 @@ pub fn world() -> World {
             to_target: count(1_000_000, 90_000_000),
             to_client: count(2_000_000, 3_000_000_000),
             flows: 1234,
+            open: 1200,
+            draining: false,
             entries: 250,
             health: Some(TargetHealth {
                 state: TargetState::Down,
@@ -401,7 +403,13 @@ pub fn world() -> World {
         maps: vec![MapFill { map: "FLOWS".to_owned(), entries: 2468, max_entries: 524_288 }],
         events_lost: 0,
         health: HealthSummary::default(),
-        flows: FlowSummary { confirmed: 1234, half_open: 5, confirmed_max: 262_144, half_open_max: 65_536 },
+        flows: FlowSummary {
+            confirmed: 1234,
+            half_open: 5,
+            confirmed_max: 262_144,
+            half_open_max: 65_536,
+            generation: 7,
+        },
     };
     let flows = vec![
         FlowRecord {

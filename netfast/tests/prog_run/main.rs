@@ -1,6 +1,7 @@
 //! One frame at a time through the real programs: description, frame in, verdict and reason expected, frame out.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod balance;
 mod bed;
 #[path = "../../examples/replay/checksums.rs"]
 mod checksums;
@@ -34,6 +35,7 @@ mod tracking;
 
 /// All scenarios, for tests that look at everything that left.
 const ALL: &[&[(&str, bed::Scenario)]] = &[
+    balance::SCENARIOS,
     direct::SCENARIOS,
     echo::SCENARIOS,
     errors::SCENARIOS,

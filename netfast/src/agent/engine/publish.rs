@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use super::{Owner, Prepared};
+use super::{Owner, Prepared, drain};
 use crate::{
     agent::{listeners, optimiser::Better},
     api::types::{ErrorBody, ErrorCode, Intent, Rules},
@@ -32,7 +32,7 @@ impl Owner {
             .chain(
                 self.ids.targets().filter(|target| target.live).map(|target| target.target.address.address),
             )
-            .chain(self.ids.leaving().map(|target| target.address.address))
+            .chain(self.ids.leaving().map(|target| target.target.address.address))
             .collect();
         targets.sort_unstable();
         targets.dedup();
@@ -47,7 +47,9 @@ impl Owner {
         }
         let mut ids = self.ids.clone();
         let limits = self.shared.datapath.filter_limits();
-        let images = compile::compile_beside(intent, &mut ids, &view, &self.images, &limits, &self.states)?;
+        let mut images =
+            compile::compile_beside(intent, &mut ids, &view, &self.images, &limits, &self.states)?;
+        self.end_flows(&mut images);
         Ok(Prepared { ids, images, view })
     }
 
@@ -75,12 +77,15 @@ impl Owner {
             tracing::info!(revision = intent.revision, generation, "rules are live");
         }
         self.applied_revision = intent.revision;
+        self.tell_drains(&intent.rules, &images);
+        let drains = drain::draining(&intent.rules) != drain::draining(&self.intent.rules);
         if !Arc::ptr_eq(&images.filter.rules, &self.images.filter.rules) {
             self.optimiser.submit(&images.filter, datapath.filter_limits());
         }
         (self.intent, self.ids, self.images) = (intent, ids, images);
         self.shared.health.follow(&self.intent.rules.forwards);
-        if removed {
+        // What ends and what still goes on is told soon: somebody may wait for it.
+        if removed || drains {
             self.sweep_now.notify_one();
         }
     }

@@ -35,14 +35,23 @@ pub enum Operation {
         /// The target.
         target: Target,
     },
-    /// Creates or replaces the target of that address (its weight).
+    /// Creates or replaces the target of that address (its weight). Whether it drains stays as it is.
     TargetSet {
         /// Name of the forward.
         forward: String,
         /// The target.
         target: Target,
     },
-    /// Removes a target; its flows go on until they end, new ones go elsewhere.
+    /// Makes a target drain: it keeps the flows that it has and gets no new ones. Or takes that back.
+    TargetDrain {
+        /// Name of the forward.
+        forward: String,
+        /// The target's address.
+        address: Endpoint,
+        /// False: it gets new flows again.
+        drain: bool,
+    },
+    /// Removes a target; new flows go elsewhere, its own go on for the time that agent.toml grants them.
     TargetDelete {
         /// Name of the forward.
         forward: String,

@@ -17,6 +17,9 @@ pub struct FlowSummary {
     pub confirmed_max: u64,
     /// Half-open flows that fit.
     pub half_open_max: u64,
+    /// Generation of the rule set that was live when the flows were counted.
+    #[serde(default)]
+    pub generation: u32,
 }
 
 /// A flow, as `GET /v1/flows` answers it.

@@ -6,6 +6,7 @@ use std::{fmt, str::FromStr};
 
 #[macro_use]
 mod text;
+mod balance;
 mod change;
 mod filter;
 mod filter_list;
@@ -17,6 +18,7 @@ mod snat;
 mod status;
 mod target_health;
 
+pub use balance::*;
 pub use change::*;
 pub use filter::*;
 pub use filter_list::*;

@@ -45,6 +45,18 @@ pub struct Forward {
     /// How packets go to the targets.
     #[serde(default)]
     pub mode: ForwardMode,
+    /// What the target of a new flow depends on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub affinity: Affinity,
+    /// What becomes of new flows while there is no target to send them to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_no_target: OnNoTarget,
+    /// What becomes of the flows of a target that drains.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_drain: OnDrain,
+    /// What becomes of the flows of a target that is down; see [`Forward::on_down`] for the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_down: Option<OnDown>,
     /// How the targets are checked; without it all of them count as healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
@@ -68,6 +80,10 @@ impl Forward {
             protocol,
             listen,
             mode: ForwardMode::Nat,
+            affinity: Affinity::Connection,
+            on_no_target: OnNoTarget::Drop,
+            on_drain: OnDrain::Keep,
+            on_down: None,
             health: None,
             tunnel_source: None,
             targets: Vec::new(),
@@ -85,13 +101,20 @@ pub struct Target {
     /// Share of new flows relative to the other targets', 1 to 256.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: u16,
+    /// It keeps the flows that it has and gets no new ones.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub drain: bool,
 }
 
 impl Target {
     /// A target with a weight of 1.
     pub const fn new(address: Endpoint) -> Self {
-        Self { address, weight: 1 }
+        Self { address, weight: 1, drain: false }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn one() -> u16 {

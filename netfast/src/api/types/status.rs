@@ -172,6 +172,12 @@ pub struct TargetCount {
     pub to_client: Count,
     /// Flows that exist now.
     pub flows: u64,
+    /// Of these, the ones that are not over (a TCP connection that was closed or reset is remembered for some minutes).
+    #[serde(default)]
+    pub open: u64,
+    /// Whether it drains: it keeps its flows and gets no new ones.
+    #[serde(default)]
+    pub draining: bool,
     /// Entries of the forward's look-up table that lead to it: its share of new flows.
     #[serde(default)]
     pub entries: u32,

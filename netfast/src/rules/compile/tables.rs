@@ -1,9 +1,10 @@
 //! The look-up tables of the forwards.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use netfast_common::{abi, addr, maglev};
 
+use super::leaving;
 use crate::{
     api::types::{Endpoint, ErrorBody, ErrorCode, Forward, Intent, Rules, Target, Transport},
     rules::{
@@ -15,7 +16,7 @@ use crate::{
 /// Look-up entries per unit of weight that are tried, until all tables fit together.
 const ENTRIES_PER_UNIT: [u64; 7] = [maglev::ENTRIES_PER_UNIT, 50, 20, 10, 5, 2, 1];
 
-/// Makes the tables of what is compiled anew, because other targets are to get new flows. All else in `images` stays; tables
+/// Makes the tables and states of what is compiled anew, because other targets are to get new flows. All else in `images` stays; tables
 /// whose targets are the same are taken over.
 ///
 /// `images` must be compiled from `intent` and `ids`.
@@ -56,6 +57,7 @@ fn fill(
 ) {
     images.maglev.clear();
     images.tables.clear();
+    let mut conditions: HashMap<u16, u8> = HashMap::new();
     for (at, (forward, id)) in rules.forwards.iter().zip(ids.forwards()).enumerate() {
         let size = table_size(&candidates(forward, id, None), entries_per_unit);
         let candidates = candidates(forward, id, Some(states));
@@ -71,6 +73,12 @@ fn fill(
             image.maglev_offset = if table.size() == 0 { 0 } else { offset };
         }
         images.tables.push(table);
+        for (target, id) in forward.targets.iter().zip(&id.targets) {
+            conditions.insert(id.index, leaving::state(forward, target, states));
+        }
+    }
+    for (index, image) in &mut images.targets {
+        image.state = conditions.get(index).copied().unwrap_or_default();
     }
 }
 
@@ -90,7 +98,7 @@ fn candidates(forward: &Forward, id: &ForwardId, states: Option<&TargetStates>) 
         index: id.index,
     };
     let takes = |(target, _): &(&Target, &TargetId)| {
-        states.is_none_or(|states| !states.is_down(forward, &target.address))
+        states.is_none_or(|states| leaving::state(forward, target, states) == 0)
     };
     forward.targets.iter().zip(&id.targets).filter(takes).map(candidate).collect()
 }

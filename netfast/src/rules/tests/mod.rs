@@ -15,6 +15,7 @@ use crate::api::types::{
     Transport,
 };
 
+mod balance;
 mod change;
 mod check;
 mod compile;
@@ -160,7 +161,11 @@ pub fn any_comment() -> impl Strategy<Value = Option<String>> {
 }
 
 pub fn any_target() -> impl Strategy<Value = Target> {
-    (any_endpoint(), 1_u16..=256).prop_map(|(address, weight)| Target { weight, ..Target::new(address) })
+    (any_endpoint(), 1_u16..=256, prop::bool::weighted(0.2)).prop_map(|(address, weight, drain)| Target {
+        weight,
+        drain,
+        ..Target::new(address)
+    })
 }
 
 pub fn any_forward() -> impl Strategy<Value = Forward> {

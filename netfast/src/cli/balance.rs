@@ -1,0 +1,29 @@
+//! Arguments of a forward that say how it chooses among its targets.
+
+use super::values::word;
+use crate::api::types::{Affinity, Forward, OnDown, OnDrain, OnNoTarget};
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct BalanceArguments {
+    /// What the target of a new flow depends on: its addresses and ports, or the client's address alone
+    #[arg(long, default_value = "connection", value_parser = word::<Affinity>(Affinity::WORDS))]
+    affinity: Affinity,
+    /// What becomes of new flows while there is no target: dropped, or answered by TCP reset or ICMP port unreachable
+    #[arg(long, value_name = "ACTION", default_value = "drop", value_parser = word::<OnNoTarget>(OnNoTarget::WORDS))]
+    on_no_target: OnNoTarget,
+    /// What becomes of the flows of a target that drains: they stay, or (UDP only) move to another target at once
+    #[arg(long, value_name = "ACTION", default_value = "keep", value_parser = word::<OnDrain>(OnDrain::WORDS))]
+    on_drain: OnDrain,
+    /// What becomes of the flows of a target that is down: they stay, or end (TCP by a reset, UDP by going to another
+    /// target) [default: keep for TCP, end for UDP]
+    #[arg(long, value_name = "ACTION", value_parser = word::<OnDown>(OnDown::WORDS))]
+    on_down: Option<OnDown>,
+}
+
+impl BalanceArguments {
+    /// Puts them into a forward.
+    pub fn apply(self, forward: Forward) -> Forward {
+        let Self { affinity, on_no_target, on_drain, on_down } = self;
+        Forward { affinity, on_no_target, on_drain, on_down, ..forward }
+    }
+}
