@@ -7,7 +7,7 @@ use netfast_common::{
     answer::Answer,
     flow::{self, Fate, ORIGINAL, REPLY, State},
     snat::{Way, way as way_of},
-    wire::{Packet, SYN, UDP},
+    wire::{ACK, Packet, SYN, UDP},
 };
 
 use crate::{
