@@ -140,6 +140,7 @@ struct TargetRow {
     forward: String,
     address: Endpoint,
     weight: u16,
+    drain: bool,
     #[serde(flatten)]
     health: Option<TargetHealth>,
 }
@@ -164,6 +165,7 @@ async fn list(context: &Context, name: Option<&str>) -> Outcome {
             forward,
             address: target.address,
             weight: target.weight,
+            drain: target.drain,
         })
         .collect();
     let output = context.output;
@@ -186,7 +188,7 @@ async fn list(context: &Context, name: Option<&str>) -> Outcome {
                 target.forward,
                 target.address.to_string(),
                 target.weight.to_string(),
-                state(health),
+                state(health, target.drain),
                 health.map_or_else(|| "-".to_owned(), |health| since(health.since)),
                 health.and_then(|health| health.last_error.clone()).unwrap_or_default(),
             ]
@@ -195,9 +197,14 @@ async fn list(context: &Context, name: Option<&str>) -> Outcome {
     output.table(&["FORWARD", "TARGET", "WEIGHT", "STATE", "SINCE", "LAST ERROR"], &["WEIGHT"], rows)
 }
 
-/// State of a target in a word; a forward without checks does not know any.
-fn state(health: Option<&TargetHealth>) -> String {
-    health.map_or("-", |health| health.state.as_str()).to_owned()
+/// State of a target in a word; a forward without checks knows only those that drain.
+fn state(health: Option<&TargetHealth>, drains: bool) -> String {
+    match health {
+        Some(health) if !drains || !health.state.is_healthy() => health.state.as_str(),
+        _ if drains => "draining",
+        _ => "-",
+    }
+    .to_owned()
 }
 
 /// How long ago a time in seconds since 1970 was.
@@ -224,7 +231,7 @@ pub fn table(output: Output, forward: &types::Forward, stats: &Stats) -> Outcome
             let found = forward::target_count(stats, &forward.name, &address);
             let share = units::percent(found.map_or(0, |found| found.entries.into()), entries);
             let health = found.and_then(|found| found.health.as_ref());
-            let mut row = vec![address, state(health), target.weight.to_string(), share];
+            let mut row = vec![address, state(health, target.drain), target.weight.to_string(), share];
             match found {
                 Some(found) => row.extend([
                     found.flows.to_string(),

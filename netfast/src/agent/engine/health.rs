@@ -18,7 +18,9 @@ impl Owner {
         for forward in self.intent.rules.forwards.iter().filter(|forward| forward.health.is_some()) {
             let Some(id) = self.ids.forward(&forward.name) else { continue };
             let Some(takers) = self.shared.datapath.takers(id.index, id.uid) else { continue };
-            for target in &id.targets {
+            // Who drains is in the rules.
+            let targets = forward.targets.iter().zip(&id.targets).filter(|(target, _)| !target.drain);
+            for (_, target) in targets {
                 let is_published = self.shared.datapath.has_target(target.index, target.uid);
                 if is_published && !takers.contains(&target.index) {
                     down.set(&forward.name, target_key(&target.address), true);
