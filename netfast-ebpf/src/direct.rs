@@ -116,7 +116,7 @@ fn forward(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) 
         if ended && packet.key.protocol == TCP && !opens {
             let _ = DIRECT.remove(&packet.key);
             let _ = DIRECT_NEW.remove(&packet.key);
-            return Outcome::answer(Answer::Reset, 0, Reason::NoTarget);
+            return Outcome::answer(Answer::Reset, 0, Reason::TargetEnded);
         }
         // A new connection on the ports of one that is over chooses its target anew.
         if ended || chosen.is_none() || (opens && state.may_reopen()) {
@@ -134,7 +134,7 @@ fn forward(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) 
                 return Outcome::drop(Reason::FlowQuota);
             }
             if forward.maglev_size == 0 {
-                return Outcome::drop(Reason::NoTarget);
+                return target::none(forward, packet);
             }
             let Some(chosen) = target::choose(run, forward, &packet.key) else {
                 return Outcome::drop(Reason::Internal);
