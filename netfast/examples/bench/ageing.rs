@@ -18,8 +18,8 @@ const CLIENTS: u32 = 1 << 19;
 const SWEEPS: u32 = 5;
 /// Openings of a turn.
 const TURN: u32 = 200_000;
-/// Packets of established flows of a turn. A run has a constant cost of some 30 ms (the kernel changes its XDP dispatcher), which
-/// is taken off by a run of the empty program with as many packets.
+/// Packets of established flows of a turn. What a run costs beside its packets is taken off by a run of the empty program with as
+/// many of them.
 const HITS: u32 = 400_000;
 /// Turns.
 const TURNS: usize = 9;

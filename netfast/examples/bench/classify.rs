@@ -288,6 +288,7 @@ impl Bed {
         datapath.configure(&settings);
         let mut bench = EbpfLoader::new().map_max_entries("TRACE", headers).load(bed::BENCH)?;
         bed::program(&mut bench, "bench_trace")?.load()?;
+        bed::keep_in_dispatcher(&mut bench, "bench_trace")?;
         let pin_dir = pin_dir.join(format!("v{}", abi::ABI_VERSION));
         bed::announce(&pin_dir, ifindex)?;
         let entry = Xdp::from_pin(pin_dir.join("programs/netfast"), XdpAttachType::Interface)?;
