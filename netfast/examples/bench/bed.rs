@@ -234,10 +234,14 @@ impl Bed {
         Ok(())
     }
 
-    /// The plan of the program that makes packets, as it stands.
-    pub fn plan(&self) -> Result<Plan> {
+    /// Does something with another plan, and puts the present one back as it stands.
+    pub fn instead<T>(&mut self, plan: &Plan, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let map = self.bench.map("PLAN").context("no map PLAN")?;
-        Ok(Array::<_, Plan>::try_from(map)?.get(&0, 0)?)
+        let present = Array::<_, Plan>::try_from(map)?.get(&0, 0)?;
+        self.aim_at(plan)?;
+        let result = work(self);
+        self.aim_at(&present)?;
+        result
     }
 
     /// Gives a plan to the program that makes packets.

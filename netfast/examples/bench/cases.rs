@@ -16,6 +16,7 @@ pub enum Under {
 }
 
 /// A case.
+#[derive(Clone)]
 pub struct Case {
     /// Its name in the report.
     pub name: &'static str,
@@ -27,8 +28,6 @@ pub struct Case {
     pub flows: u32,
     /// What the program has to answer, as XDP action.
     pub answer: u32,
-    /// Flows that must stand in the tables: `(version, reply direction)`.
-    pub installed: bool,
     /// The packets.
     pub plan: Plan,
 }
@@ -85,10 +84,15 @@ pub fn named(name: &str) -> anyhow::Result<Case> {
     all().into_iter().find(|case| case.name == name).ok_or_else(|| anyhow::anyhow!("no case {name}"))
 }
 
+/// Packets of the forward's flows, from their clients.
+pub fn forwarded() -> Plan {
+    from_clients(udp4(bed::CLIENTS, bed::SERVICE, [0, 53]))
+}
+
 /// All cases.
 pub fn all() -> Vec<Case> {
     let clients = bed::CLIENTS;
-    let service = from_clients(udp4(clients, bed::SERVICE, [0, 53]));
+    let service = forwarded();
     let reply = Plan {
         template: udp4(bed::TARGET, bed::SOURCES, [5353, 0]),
         address_at: 30,
@@ -104,15 +108,7 @@ pub fn all() -> Vec<Case> {
         ..Plan::default()
     };
     let new = Plan { fresh: 1, address: u32::from_be_bytes(bed::NEW_CLIENTS), ..service };
-    let case = |name, under, answer, plan| Case {
-        name,
-        under,
-        by_flows: false,
-        flows: 1024,
-        answer,
-        installed: true,
-        plan,
-    };
+    let case = |name, under, answer, plan| Case { name, under, by_flows: false, flows: 1024, answer, plan };
     vec![
         case("prog/empty_tx", Under::Empty, TX, service),
         Case { by_flows: true, ..case("prog/ref_hash_dnat", Under::Reference, TX, service) },
@@ -122,7 +118,6 @@ pub fn all() -> Vec<Case> {
         Case { flows: 131_072, ..case("prog/nat_new", Under::Netfast, TX, new) },
         Case {
             by_flows: true,
-            installed: false,
             ..case("prog/echo", Under::Netfast, TX, from_clients(udp4(clients, bed::SERVICE, [0, 7])))
         },
         case(

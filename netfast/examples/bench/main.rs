@@ -7,10 +7,16 @@
 mod ageing;
 mod bed;
 mod cases;
+mod check;
 mod classify;
+mod control;
 mod generate;
 mod health;
+
 mod linear;
+
+mod html;
+
 mod live;
 mod measure;
 #[path = "../../../xtask/src/netns.rs"]
@@ -18,9 +24,12 @@ mod netns;
 mod report;
 mod rules;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 /// Measure netfast's XDP program.
@@ -42,10 +51,19 @@ enum What {
     Classify(classify::Args),
     /// Packets a second through veth pairs: netfast beside bare XDP programs, the kernel and nftables.
     Live(live::Args),
+
     /// Filter rules in live traffic over veth: netfast, nftables rule by rule, a set of nftables; draws them.
     Rules(rules::Args),
     /// Health checks of 10,000 targets: CPU, memory, delay; look-up tables after a change of health.
     Health(health::Args),
+
+    /// The agent: changes, apply, scrapes, memory, ageing and restarts, with many rules and a million flows.
+    Control(control::Args),
+    /// Everything: prog, live, control, ageing and a made-up rule set for classify.
+    All(AllArgs),
+    /// Compare ratios of the program alone with the committed table; a noisy machine's answer is "void".
+    Check(check::Args),
+
     /// A million flows: memory, sweeps, new flows beside them, a flood of openings.
     Ageing {
         /// Write the results as JSON.
@@ -55,10 +73,10 @@ enum What {
 }
 
 /// Options of `bench prog`.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 struct ProgArgs {
     /// Numbers of flows that packets are spread over; powers of two.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 1024, 32_768, 1_048_576])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1024, 8192, 32_768, 131_072, 1_048_576])]
     flows: Vec<u32>,
     /// Only cases whose name contains this.
     #[arg(long)]
@@ -69,6 +87,29 @@ struct ProgArgs {
     /// Write the results as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write them as a page with charts.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Options of `bench all`.
+#[derive(clap::Args)]
+struct AllArgs {
+    /// Rounds of turns.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Fewer flows, rounds and rules: to see whether everything runs, not for figures.
+    #[arg(long)]
+    quick: bool,
+    /// Write the results as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write them as a page with charts.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Make the page of these files of earlier runs (as `--json` has written them) instead of measuring.
+    #[arg(long, value_name = "FILE", value_delimiter = ',', requires = "html")]
+    from: Vec<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -88,10 +129,24 @@ fn run() -> Result<bool> {
         What::Prog(args) => args,
         What::Classify(args) => return classify::run(&args),
         What::Live(args) => return live::run(&args),
+
         What::Rules(args) => return rules::run(&args),
         What::Health(args) => return health::run(&args).map(|()| true),
+
+        What::Control(args) => return control::run(&args),
+        What::Check(args) => return check::run(&args),
+        What::All(args) => return all(&args),
+
         What::Ageing { json } => return ageing::run(json.as_deref()).map(|()| true),
     };
+    let report = prog(&args)?;
+    print!("{report}");
+    write(&report.json(), args.json.as_deref(), args.html.as_deref())?;
+    Ok(report.is_valid())
+}
+
+/// Measures the program alone.
+fn prog(args: &ProgArgs) -> Result<report::Report> {
     for flows in &args.flows {
         anyhow::ensure!(
             flows.is_power_of_two() && *flows <= bed::MAX_FLOWS,
@@ -113,10 +168,56 @@ fn run() -> Result<bool> {
         }
     }
     eprint!("\r\x1b[K");
-    let report = report::Report::new(results, bed.verified()?);
-    print!("{report}");
-    if let Some(path) = &args.json {
-        std::fs::write(path, serde_json::to_string_pretty(&report.json())?)?;
+    Ok(report::Report::new(results, bed.verified()?))
+}
+
+/// Runs each part as a process of its own, since each moves into namespaces for good, and gathers what they have written.
+fn all(args: &AllArgs) -> Result<bool> {
+    let mut parts = Vec::new();
+    let mut valid = true;
+    for path in &args.from {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        parts.push(serde_json::from_str(&text).with_context(|| path.display().to_string())?);
     }
-    Ok(report.is_valid())
+    if args.from.is_empty() {
+        let dir = tempfile::tempdir()?;
+        let rounds = if args.quick { 2 } else { args.rounds }.to_string();
+        let flows = if args.quick { "1,1024" } else { "1,1024,8192,32768,131072,1048576" };
+        let control: &[&str] = if args.quick { &["--flows", "65536", "--changes", "20"] } else { &[] };
+        let mut lines: Vec<Vec<&str>> = vec![
+            vec!["prog", "--rounds", &rounds, "--flows", flows],
+            vec!["live", "--rounds", &rounds],
+            [&["control"], control].concat(),
+        ];
+        let counts: &[&str] = if args.quick { &["10", "1000"] } else { &["10", "1000", "10000", "100000"] };
+        for count in counts {
+            lines.push(vec!["classify", "--count", count, "--sample", "1000", "--rounds", &rounds]);
+        }
+        if !args.quick {
+            lines.push(vec!["ageing"]);
+        }
+        for (number, line) in lines.iter().enumerate() {
+            println!("== {}", line.join(" "));
+            let file = dir.path().join(number.to_string());
+            let mut command = std::process::Command::new(std::env::current_exe()?);
+            let status = command.args(line).arg("--json").arg(&file).status()?;
+            anyhow::ensure!(status.code().is_some_and(|code| code <= 1), "{}: {status}", line.join(" "));
+            valid &= status.success();
+            parts.push(serde_json::from_str(&std::fs::read_to_string(&file)?)?);
+        }
+    }
+    write(&report::merge(&parts), args.json.as_deref(), args.html.as_deref())?;
+    Ok(valid)
+}
+
+/// Writes results in the forms that are asked for.
+fn write(document: &serde_json::Value, json: Option<&Path>, html: Option<&Path>) -> Result<()> {
+    if let Some(path) = json {
+        std::fs::write(path, serde_json::to_string_pretty(document)?)?;
+    }
+    if let Some(path) = html {
+        std::fs::write(path, html::page(document)?)?;
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     bed::Bed,
-    cases::{Case, Under},
+    cases::{self, Case, Under},
 };
 
 /// Time of a turn.
@@ -24,7 +24,7 @@ pub struct Measured {
     pub net_ns: f64,
     /// Median of the empty program.
     pub floor_ns: f64,
-    /// Median of the ratios of net times, to the reference's turn beside it.
+    /// Median of the ratios of net times, to the reference's turn beside it; NaN for the empty program and the reference.
     pub ratio: f64,
     /// Median of the ratios of the case's second turn to its first.
     pub aa: f64,
@@ -47,7 +47,10 @@ pub fn settle() -> Result<()> {
 pub fn measure(bed: &mut Bed, case: &Case, flows: u32, rounds: usize) -> Result<Measured> {
     let mut plan = case.plan;
     plan.mask = if plan.fresh == 0 { flows - 1 } else { 0 };
-    bed.prepare(if case.installed { flows } else { 1 }, &plan)?;
+    // The reference forwards as many flows as there are, whatever the case's own packets are.
+    let mut forwarded = cases::forwarded();
+    forwarded.mask = flows - 1;
+    bed.prepare(flows, &plan)?;
     bed.fit(flows)?;
     let under = bed.under(case.under)?;
     let empty = bed.under(Under::Empty)?;
@@ -59,16 +62,16 @@ pub fn measure(bed: &mut Bed, case: &Case, flows: u32, rounds: usize) -> Result<
     let packets = turn_length(time, warm_up);
     let (time, _) = bed.run(&empty, warm_up)?;
     let empty_packets = turn_length(time, warm_up);
-    // The reference has the flows of the forward; where packets are others it only passes them, and says nothing.
-    let compares = case.installed && case.answer == 3 && case.plan.fresh == 0 && case.plan.address_at == 26;
-    let (time, _) = bed.run(&reference, warm_up)?;
+    let compares = case.under == Under::Netfast;
+    let (time, _) = bed.instead(&forwarded, |bed| bed.run(&reference, warm_up))?;
     let reference_packets = turn_length(time, warm_up);
 
     let (mut ns, mut net, mut floor, mut ratio, mut aa) = (vec![], vec![], vec![], vec![], vec![]);
     for _ in 0..rounds {
         let first = each(bed.run(&under, packets)?.0, packets);
         let empty = each(bed.run(&empty, empty_packets)?.0, empty_packets);
-        let reference = each(bed.run(&reference, reference_packets)?.0, reference_packets);
+        let (time, _) = bed.instead(&forwarded, |bed| bed.run(&reference, reference_packets))?;
+        let reference = each(time, reference_packets);
         let second = each(bed.run(&under, packets)?.0, packets);
         ns.extend([first, second]);
         floor.push(empty);

@@ -6,6 +6,31 @@ use serde_json::{Value, json};
 
 use crate::measure::{Measured, median};
 
+/// The case that the others' ratios are to.
+pub const REFERENCE: &str = "prog/ref_hash_dnat";
+
+/// What a mark is about.
+enum Figure {
+    /// Nanoseconds net of the empty program.
+    Net,
+    /// Ratio to the reference.
+    Ratio,
+    /// Ratio of the net times of this case and another, with as many flows.
+    To(&'static str),
+}
+
+/// Marks: case, flows, figure, at most.
+const MARKS: &[(&str, u32, Figure, f64)] = &[
+    ("prog/echo", 1024, Figure::Net, 10.0),
+    ("prog/nat_hit", 1024, Figure::Net, 25.0),
+    ("prog/nat_hit", 1024, Figure::Ratio, 0.30),
+    ("prog/nat_hit", 8192, Figure::Ratio, 0.45),
+    ("prog/nat_hit", 32_768, Figure::Ratio, 0.40),
+    ("prog/nat_hit", 1_048_576, Figure::Ratio, 0.50),
+    ("prog/nat6_hit", 1024, Figure::To("prog/nat_hit"), 1.4),
+    ("prog/nat_new", 131_072, Figure::Net, 1500.0),
+];
+
 /// What was measured.
 pub struct Report {
     results: Vec<Measured>,
@@ -25,6 +50,21 @@ impl Report {
         (0.97..=1.03).contains(&self.aa)
     }
 
+    /// The marks that this run has figures for: `[case, flows, figure's name, figure, at most]`.
+    fn marks(&self) -> Vec<(&'static str, u32, String, f64, f64)> {
+        let row = |name: &str, flows: u32| self.results.iter().find(|r| r.name == name && r.flows == flows);
+        let figure = |(name, flows, figure, at_most): &(&'static str, u32, Figure, f64)| {
+            let found = row(name, *flows)?;
+            let (what, value) = match figure {
+                Figure::Net => ("net ns".to_owned(), found.net_ns),
+                Figure::Ratio => (format!("x {REFERENCE}"), found.ratio),
+                Figure::To(other) => (format!("x {other}"), found.net_ns / row(other, *flows)?.net_ns),
+            };
+            value.is_finite().then_some((*name, *flows, what, value, *at_most))
+        };
+        MARKS.iter().filter_map(figure).collect()
+    }
+
     /// The form that is kept stable.
     pub fn json(&self) -> Value {
         let number = |x: f64| if x.is_finite() { json!((x * 1000.0).round() / 1000.0) } else { Value::Null };
@@ -41,8 +81,13 @@ impl Report {
                 "net_ns": number(r.net_ns),
                 "floor_ns": number(r.floor_ns),
                 "mpps": number(1000.0 / r.ns),
-                "ratio_to": if r.ratio.is_finite() { json!("prog/ref_hash_dnat") } else { Value::Null },
+                "ratio_to": if r.ratio.is_finite() { json!(REFERENCE) } else { Value::Null },
                 "ratio": number(r.ratio),
+                "aa": number(r.aa),
+            })).collect::<Vec<_>>(),
+            "marks": self.marks().into_iter().map(|(of, flows, figure, value, at_most)| json!({
+                "of": of, "flows": flows, "figure": figure, "value": number(value), "at_most": at_most,
+                "met": value <= at_most,
             })).collect::<Vec<_>>(),
         })
     }
@@ -81,6 +126,11 @@ impl fmt::Display for Report {
             writeln!(f, "{name:<20} {count:>9} instructions verified")?;
         }
         writeln!(f)?;
+        for (of, flows, figure, value, at_most) in self.marks() {
+            let met = if value <= at_most { "met" } else { "MISSED" };
+            writeln!(f, "{of} with {flows} flows: {value:.2} {figure} (mark: at most {at_most}): {met}")?;
+        }
+        writeln!(f)?;
         writeln!(f, "{}", verdict(&json!((self.aa * 1000.0).round() / 1000.0)))
     }
 }
@@ -94,4 +144,24 @@ pub fn verdict(aa: &Value) -> String {
         }
         None => "no A/A control: this run is VOID".to_owned(),
     }
+}
+
+/// One document of several: results and marks behind each other; void if any is, its A/A ratio the one that is farthest from 1.
+pub fn merge(parts: &[Value]) -> Value {
+    let list = |key: &str| -> Vec<Value> {
+        parts.iter().filter_map(|part| part[key].as_array()).flatten().cloned().collect()
+    };
+    let farthest = parts.iter().filter_map(|part| part["aa_ratio"].as_f64()).max_by(|a, b| {
+        let off = |ratio: &f64| ratio.ln().abs();
+        off(a).total_cmp(&off(b))
+    });
+    let machine = parts.iter().map(|part| &part["machine"]).find(|machine| !machine.is_null());
+    json!({
+        "schema": 1,
+        "machine": machine.cloned().unwrap_or_else(self::machine),
+        "aa_ratio": farthest,
+        "void": parts.iter().any(|part| part["void"] == true),
+        "results": list("results"),
+        "marks": list("marks"),
+    })
 }

@@ -22,7 +22,10 @@ pub struct Agent {
     process: Process,
     binary: PathBuf,
     namespace: Namespace,
+    config: PathBuf,
+    name: String,
     socket: PathBuf,
+    cpu: Option<usize>,
 }
 
 /// The program: what the user names, or what the same build has made.
@@ -64,7 +67,15 @@ impl Agent {
         fs::write(&config, text)?;
         let process = spawn(binary, namespace, &config, name, cpu)?;
         let socket = dir.join("run/netfast.sock");
-        let mut agent = Self { process, binary: binary.to_owned(), namespace: namespace.clone(), socket };
+        let mut agent = Self {
+            process,
+            binary: binary.to_owned(),
+            namespace: namespace.clone(),
+            config,
+            name: name.to_owned(),
+            socket,
+            cpu,
+        };
         agent.wait_ready()?;
         if !rules.is_empty() {
             agent.ok(&["apply", "-f", &dir.join("rules.toml").display().to_string()])?;
@@ -72,9 +83,34 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Kills it as a crash would, and starts it again; returns the time from the start until it answers and is ready.
+    pub fn restart(&mut self) -> Result<Duration> {
+        self.process.signal(nix::sys::signal::Signal::SIGKILL)?;
+        self.process.wait(PATIENCE)?;
+        let began = std::time::Instant::now();
+        self.process = spawn(&self.binary, &self.namespace, &self.config, &self.name, self.cpu)?;
+        self.wait_ready()?;
+        Ok(began.elapsed())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Its log.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// Its API's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its namespace.
+    pub const fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
     fn run(&self, arguments: &[&str]) -> Result<Output> {

@@ -26,7 +26,8 @@ pub const ZIPF_FLOWS: u32 = 100_000;
 
 const FLOWS: u32 = 1024;
 
-const fn case(name: &'static str, kind: Kind, to: (std::net::Ipv4Addr, u16)) -> Case {
+/// A case with 1,024 flows from one generator.
+pub const fn case(name: &'static str, kind: Kind, to: (std::net::Ipv4Addr, u16)) -> Case {
     Case { name, kind, to, flows: FLOWS, zipf: false, flows_first: false, generators: 1 }
 }
 

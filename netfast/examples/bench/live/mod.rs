@@ -5,11 +5,11 @@
 //! `agent.toml`, rules by `netfast apply`.
 
 pub mod agent;
-mod cases;
+pub mod cases;
 mod kernel;
 mod stream;
-mod turns;
-mod world;
+pub mod turns;
+pub mod world;
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use self::{
     cases::{Case, MARKS, REFERENCES},
     turns::Turns,
-    world::{Kind, World},
+    world::{Kind, Tables, World},
 };
 use crate::report;
 
@@ -44,21 +44,22 @@ pub struct Args {
     netfast: Option<PathBuf>,
     /// Write the results as JSON.
     #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    json: Option<PathBuf>,
+    /// Write them as a page with charts.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Measures, prints, writes; returns whether the run is valid.
 pub fn run(args: &Args) -> Result<bool> {
     let document = measure(args)?;
     print(&document);
-    if let Some(file) = &args.json {
-        std::fs::write(file, serde_json::to_string_pretty(&document)?)?;
-    }
+    crate::write(&document, args.json.as_deref(), args.html.as_deref())?;
     Ok(document["void"] == false)
 }
 
 /// Measures.
-pub fn measure(args: &Args) -> Result<Value> {
+fn measure(args: &Args) -> Result<Value> {
     let cpus = std::thread::available_parallelism()?.get();
     ensure!(cpus >= 2, "live traffic needs two CPUs: one sends, one is measured");
     private_mounts()?;
@@ -72,7 +73,8 @@ pub fn measure(args: &Args) -> Result<Value> {
         }
     }
     eprint!("\r\x1b[Kmaking {} boxes ...", kinds.len());
-    let mut world = World::new(&kinds, cpus - 1, &binary, args.cache_sets)?;
+    let tables = Tables { cache_sets: args.cache_sets, flows: None };
+    let mut world = World::new(&kinds, cpus - 1, &binary, tables)?;
     world.programs.set_sequence(&stream::zipf(cases::ZIPF_FLOWS, kernel::SEQUENCE))?;
     let turn = std::time::Duration::from_millis(args.turn);
     let mut turns = Turns::new(turn, cpus - 1);
@@ -95,7 +97,7 @@ pub fn measure(args: &Args) -> Result<Value> {
 }
 
 /// Mounts and names that a killed run leaves behind go with its mount namespace.
-fn private_mounts() -> Result<()> {
+pub fn private_mounts() -> Result<()> {
     use nix::mount::{MsFlags, mount};
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
     let none: Option<&str> = None;

@@ -111,20 +111,21 @@ impl Turns {
         }
     }
 
-    /// Sends packets of all flows until the agent counts so many confirmed ones; the sink answers meanwhile.
-    pub fn make_flows(&self, world: &mut World, case: &Case) -> Result<()> {
+    /// Sends packets of all flows, which the sink answers, until the agent counts so many; returns how many.
+    pub fn make_flows(&self, world: &mut World, case: &Case) -> Result<u64> {
         // Of each flow alike: those that are rare are to be there, too.
         let generators = self.start(world, case, case.flows, false)?;
         let station = world.stations.iter().find(|station| station.kind == case.kind);
-        let agent = station.and_then(|station| station.agent.as_ref()).context("the box has no agent")?;
-        let wanted = (u64::from(case.flows) * case.generators as u64).saturating_sub(1);
-        let mut last = serde_json::Value::Null;
-        let made = wait_for("the flows", Duration::from_secs(60), || {
-            last = agent.json(&["status"])?;
-            Ok((last["flows"].as_u64() > Some(wanted)).then_some(()))
+        let agent = station.context("no such box")?.agent()?;
+        let wanted = u64::from(case.flows) * case.generators as u64;
+        let mut count = 0;
+        let made = wait_for("the flows", Duration::from_secs(180), || {
+            count = agent.json::<serde_json::Value>(&["flows", "count"])?["count"].as_u64().unwrap_or(0);
+            Ok((count >= wanted).then_some(()))
         });
         generators.into_iter().try_for_each(Generator::stop)?;
-        made.with_context(|| format!("{}: {last}\n{}", case.name, agent.log()))
+        made.with_context(|| format!("{}: {count} flows of {wanted}; {}", case.name, agent.log()))?;
+        Ok(count)
     }
 
     fn of(&self, name: &str) -> &[Sample] {

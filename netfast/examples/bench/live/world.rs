@@ -28,7 +28,7 @@ pub const SERVICE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// The first target's.
 pub const TARGET: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// Targets of the forward: so many that 131,072 flows find source ports.
-const TARGETS: u8 = 32;
+pub const TARGETS: u8 = 32;
 /// Rules of the filters.
 const RULES: u32 = 1000;
 
@@ -71,6 +71,31 @@ impl Kind {
     }
 }
 
+/// What agent.toml says beside the interfaces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tables {
+    /// `[tables] cache4_sets`, if not its default.
+    pub cache_sets: Option<u32>,
+    /// `[tables] flows`, if not its default; then all ports from 1024 on are given out.
+    pub flows: Option<u32>,
+}
+
+impl Tables {
+    fn text(self) -> String {
+        let mut text = String::new();
+        if self.flows.is_some() {
+            text += "[nat]\nports = \"1024-65535\"\n";
+        }
+        text += "[tables]\n";
+        for (key, value) in [("cache4_sets", self.cache_sets), ("flows", self.flows)] {
+            if let Some(value) = value {
+                text += &format!("{key} = {value}\n");
+            }
+        }
+        text
+    }
+}
+
 /// A box.
 pub struct Station {
     /// What it is.
@@ -86,6 +111,13 @@ pub struct Station {
     _server: Option<Server>,
     /// Programs with maps of their own, attached in the box.
     _programs: Option<Programs>,
+}
+
+impl Station {
+    /// Its agent.
+    pub fn agent(&self) -> Result<&Agent> {
+        self.agent.as_ref().context("the box has no agent")
+    }
 }
 
 /// All that there is.
@@ -105,25 +137,19 @@ pub struct World {
 
 impl World {
     /// Makes boxes of these kinds; they work on `cpu`.
-    pub fn new(kinds: &[Kind], cpu: usize, binary: &Path, cache_sets: Option<u32>) -> Result<Self> {
+    pub fn new(kinds: &[Kind], cpu: usize, binary: &Path, tables: Tables) -> Result<Self> {
         let bed = Testbed::new("bench")?;
         let (generator, sink) = (bed.namespace("gen")?, bed.namespace("sink")?);
         let programs = Programs::load(&bed.bpffs()?)?;
         let mut world = Self { generator, stations: Vec::new(), programs, cpu, sink, bed };
         for (number, kind) in kinds.iter().enumerate() {
-            let station = world.station(number, *kind, binary, cache_sets);
+            let station = world.station(number, *kind, binary, tables);
             world.stations.push(station.with_context(|| format!("{kind:?}"))?);
         }
         Ok(world)
     }
 
-    fn station(
-        &mut self,
-        number: usize,
-        kind: Kind,
-        binary: &Path,
-        cache_sets: Option<u32>,
-    ) -> Result<Station> {
+    fn station(&mut self, number: usize, kind: Kind, binary: &Path, tables: Tables) -> Result<Station> {
         let host = self.bed.namespace(&format!("box{number}"))?;
         host.forwarding()?;
         let name = |role: char| format!("nf{role}{number}");
@@ -157,10 +183,10 @@ impl World {
                 programs = Some(own);
             }
             Kind::Netfast | Kind::Filter | Kind::QueuesNetfast => {
-                let sets = cache_sets.map_or(String::new(), |sets| format!("cache4_sets = {sets}\n"));
                 let tables = format!(
                     "[[interface]]\nname = \"{wan}\"\n[[interface]]\nname = \"{lan}\"\n\
-                     [limits]\nnew_flows_per_source = 0\n[tables]\n{sets}"
+                     [limits]\nnew_flows_per_source = 0\n{}",
+                    tables.text()
                 );
                 let filters = if kind == Kind::Filter { filter_rules() } else { String::new() };
                 let rules = forward_rules() + &filters;

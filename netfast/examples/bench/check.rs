@@ -1,0 +1,188 @@
+//! `bench check`: has the program become slower, as a ratio to the reference of the same run?
+//!
+//! The table is `budgets.json` beside this file; `--bless` writes it. A row that is over its budget is measured again, with more
+//! rounds, before it is believed. A row whose A/A control fails says nothing: it is void, which is neither good nor bad.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    bed::Bed,
+    cases::{self, Under},
+    measure::{self, Measured},
+    report,
+};
+
+/// Numbers of flows of the whole table and of the short form, whose flows fit the caches of any CPU.
+const FLOWS: [u32; 6] = [1, 1024, 8192, 32_768, 131_072, 1_048_576];
+const SHORT: [u32; 2] = [1, 1024];
+/// So much may a ratio be above its budget.
+const SLACK: f64 = 0.05;
+/// The same on another kind of CPU than the table's: caches and prices of instructions differ.
+const SLACK_ELSEWHERE: f64 = 0.30;
+/// Attempts at a row that is over its budget or void.
+const ATTEMPTS: usize = 4;
+
+/// Options of `bench check`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// 1 and 1,024 flows only, in less than a minute: what CI runs.
+    #[arg(long)]
+    short: bool,
+    /// Measure and write the table, on a quiet machine.
+    #[arg(long, conflicts_with = "short")]
+    bless: bool,
+    /// Rounds of turns.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// The table, if not the committed one.
+    #[arg(long, value_name = "FILE")]
+    table: Option<PathBuf>,
+}
+
+/// The committed table.
+#[derive(Default, Serialize, Deserialize)]
+struct Table {
+    schema: u32,
+    machine: Value,
+    /// Ratios to the reference: case -> flows -> ratio.
+    ratios: BTreeMap<String, BTreeMap<u32, f64>>,
+}
+
+/// What became of a row.
+enum Outcome {
+    Kept,
+    Faster,
+    Exceeded,
+    Void,
+    Missing,
+}
+
+/// Compares or blesses; returns whether nothing has become slower.
+pub fn run(args: &Args) -> Result<bool> {
+    let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bench/budgets.json");
+    let path = args.table.clone().unwrap_or_else(|| committed.into());
+    let mut bed = Bed::new()?;
+    measure::settle()?;
+    if args.bless {
+        let table = bless(&mut bed, args.rounds)?;
+        std::fs::write(&path, serde_json::to_string_pretty(&table)? + "\n")?;
+        println!("wrote {}", path.display());
+        return Ok(true);
+    }
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let table: Table = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let here = report::machine();
+    let slack = if here["cpu"] == table.machine["cpu"] {
+        SLACK
+    } else {
+        println!(
+            "the table is of {}: ratios may be {:.0} % above it here",
+            table.machine["cpu"],
+            SLACK_ELSEWHERE * 100.0
+        );
+        SLACK_ELSEWHERE
+    };
+    let (mut over, mut void, mut kept) = (0, 0, 0);
+    for (case, flows) in rows(if args.short { &SHORT } else { &FLOWS }) {
+        let budget = table.ratios.get(case.name).and_then(|row| row.get(&flows)).copied();
+        let (row, outcome) = compare(&mut bed, &case, flows, args.rounds, budget, slack)?;
+        let said = match outcome {
+            Outcome::Kept => "ok",
+            Outcome::Faster => "ok, and faster: bless the table",
+            Outcome::Exceeded => "OVER BUDGET",
+            Outcome::Void => "void",
+            Outcome::Missing => "not in the table: bless it",
+        };
+        let budget = budget.map_or("-".to_owned(), |budget| format!("{budget:.3}"));
+        println!("{:<20} {flows:>9} {:>7.3} of {budget:>6}  {said}", case.name, row.ratio);
+        match outcome {
+            Outcome::Exceeded => over += 1,
+            Outcome::Void => void += 1,
+            _ => kept += 1,
+        }
+    }
+    if over > 0 {
+        println!(
+            "{over} ratios are over their budgets. If that is meant: `cargo xtask bench check --bless --rounds 15` on a quiet machine"
+        );
+    } else if void > 0 {
+        println!("void: the machine is too noisy for {void} rows ({kept} others are within their budgets)");
+    } else {
+        println!("ok: {kept} rows are within their budgets");
+    }
+    Ok(over == 0)
+}
+
+/// The rows of the table.
+fn rows(flows: &[u32]) -> Vec<(cases::Case, u32)> {
+    cases::all()
+        .into_iter()
+        .filter(|case| case.under == Under::Netfast)
+        .flat_map(|case| {
+            let flows = if case.by_flows { flows.to_vec() } else { vec![case.flows] };
+            flows.into_iter().map(move |flows| (case.clone(), flows))
+        })
+        .collect()
+}
+
+/// Measures a row until it is within its budget and valid, or often enough.
+fn compare(
+    bed: &mut Bed,
+    case: &cases::Case,
+    flows: u32,
+    rounds: usize,
+    budget: Option<f64>,
+    slack: f64,
+) -> Result<(Measured, Outcome)> {
+    let mut best: Option<(Measured, Outcome)> = None;
+    for attempt in 1..=ATTEMPTS {
+        let row = measure::measure(bed, case, flows, rounds * attempt)?;
+        let Some(budget) = budget else { return Ok((row, Outcome::Missing)) };
+        let outcome = match row.ratio {
+            _ if !steady(&row) => Outcome::Void,
+            ratio if ratio > budget * (1.0 + slack) => Outcome::Exceeded,
+            ratio if ratio < budget * (1.0 - 2.0 * slack) => Outcome::Faster,
+            _ => Outcome::Kept,
+        };
+        if matches!(outcome, Outcome::Kept | Outcome::Faster) {
+            return Ok((row, outcome));
+        }
+        // What is over its budget in one valid attempt and void in the others is over it.
+        if best.as_ref().is_none_or(|(_, before)| matches!(before, Outcome::Void)) {
+            best = Some((row, outcome));
+        }
+    }
+    best.context("no attempt")
+}
+
+fn steady(row: &Measured) -> bool {
+    (0.97..=1.03).contains(&row.aa)
+}
+
+fn bless(bed: &mut Bed, rounds: usize) -> Result<Table> {
+    let mut table = Table { schema: 1, machine: report::machine(), ratios: BTreeMap::new() };
+    for (case, flows) in rows(&FLOWS) {
+        eprint!("\r\x1b[K{} with {flows} flows ...", case.name);
+        let mut row = measure::measure(bed, &case, flows, rounds)?;
+        for _ in 1..ATTEMPTS {
+            if steady(&row) {
+                break;
+            }
+            row = measure::measure(bed, &case, flows, rounds)?;
+        }
+        ensure!(
+            steady(&row),
+            "{} with {flows} flows: A/A ratio {:.3}: the machine is too noisy for a table, nothing was written",
+            case.name,
+            row.aa
+        );
+        let ratio = (row.ratio * 1000.0).round() / 1000.0;
+        table.ratios.entry(case.name.to_owned()).or_default().insert(flows, ratio);
+    }
+    eprint!("\r\x1b[K");
+    Ok(table)
+}
