@@ -63,7 +63,30 @@ fn all(args: &Args, counts: &mut Counts) -> Result<()> {
         commands::quiet("build-tests", commands::cargo().args(["test", "--no-run"]).args(cargo_args))
     })?;
     steps.run("tests", || cargo_test(args, counts))?;
+    if args.cargo_test.is_empty() {
+        steps.run("speed of the programs (short)", speed)?;
+    }
     steps.finish()
+}
+
+/// Ratios of the program alone against the committed table. Where the machine is too noisy it says "void" and passes.
+fn speed() -> Result<()> {
+    let (stdin, lifeline) = sandbox::lifeline()?;
+    let mut command = commands::cargo();
+    // The example is there already, as cargo test builds it; what is measured is in the kernel.
+    command.args([
+        "run",
+        "--package",
+        "netfast",
+        "--example",
+        "bench",
+        "--config",
+        &sandbox::sandbox_runner()?,
+    ]);
+    command.args(["--", "check", "--short"]).stdin(stdin);
+    let result = commands::streamed("speed", &mut command, |_| {});
+    drop(lifeline);
+    result
 }
 
 /// The arguments of cargo test for cargo and for the test executables.

@@ -3,9 +3,12 @@
 //! The table is `budgets.json` beside this file; `--bless` writes it. A row that is over its budget is measured again, with more
 //! rounds, before it is believed. A row whose A/A control fails says nothing: it is void, which is neither good nor bad.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -68,10 +71,7 @@ pub fn run(args: &Args) -> Result<bool> {
     let mut bed = Bed::new()?;
     measure::settle()?;
     if args.bless {
-        let table = bless(&mut bed, args.rounds)?;
-        std::fs::write(&path, serde_json::to_string_pretty(&table)? + "\n")?;
-        println!("wrote {}", path.display());
-        return Ok(true);
+        return bless(&mut bed, args.rounds, &path);
     }
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let table: Table = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
@@ -163,8 +163,12 @@ fn steady(row: &Measured) -> bool {
     (0.97..=1.03).contains(&row.aa)
 }
 
-fn bless(bed: &mut Bed, rounds: usize) -> Result<Table> {
+/// Writes the table. Rows that are void stay as they were; returns whether there are none.
+fn bless(bed: &mut Bed, rounds: usize, path: &Path) -> Result<bool> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let before: Table = serde_json::from_str(&text).unwrap_or_default();
     let mut table = Table { schema: 1, machine: report::machine(), ratios: BTreeMap::new() };
+    let mut void = 0;
     for (case, flows) in rows(&FLOWS) {
         eprint!("\r\x1b[K{} with {flows} flows ...", case.name);
         let mut row = measure::measure(bed, &case, flows, rounds)?;
@@ -174,15 +178,23 @@ fn bless(bed: &mut Bed, rounds: usize) -> Result<Table> {
             }
             row = measure::measure(bed, &case, flows, rounds)?;
         }
-        ensure!(
-            steady(&row),
-            "{} with {flows} flows: A/A ratio {:.3}: the machine is too noisy for a table, nothing was written",
-            case.name,
-            row.aa
-        );
-        let ratio = (row.ratio * 1000.0).round() / 1000.0;
-        table.ratios.entry(case.name.to_owned()).or_default().insert(flows, ratio);
+        let old = before.ratios.get(case.name).and_then(|row| row.get(&flows)).copied();
+        let ratio = if steady(&row) {
+            Some((row.ratio * 1000.0).round() / 1000.0)
+        } else {
+            println!(
+                "\r\x1b[K{} with {flows} flows: A/A ratio {:.3}, void: left as it was",
+                case.name, row.aa
+            );
+            void += 1;
+            old
+        };
+        if let Some(ratio) = ratio {
+            table.ratios.entry(case.name.to_owned()).or_default().insert(flows, ratio);
+        }
     }
     eprint!("\r\x1b[K");
-    Ok(table)
+    std::fs::write(path, serde_json::to_string_pretty(&table)? + "\n")?;
+    println!("wrote {}", path.display());
+    Ok(void == 0)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use aya::programs::ProgramFd;
 
 use crate::{
     bed::Bed,
@@ -55,24 +56,28 @@ pub fn measure(bed: &mut Bed, case: &Case, flows: u32, rounds: usize) -> Result<
     let under = bed.under(case.under)?;
     let empty = bed.under(Under::Empty)?;
     let reference = bed.under(Under::Reference)?;
-    // Each flow some times, so that the flow cache and the CPU's caches hold what they can.
+    // Each flow some times, so that the flow cache holds what it can; then as many packets as a turn takes.
     let warm_up = (flows * 4).max(200_000);
-    let (time, answer) = bed.run(&under, warm_up)?;
+    let (_, answer) = bed.run(&under, warm_up)?;
     ensure!(answer == case.answer, "{}: the program answers {answer}, not {}", case.name, case.answer);
-    let packets = turn_length(time, warm_up);
-    let (time, _) = bed.run(&empty, warm_up)?;
-    let empty_packets = turn_length(time, warm_up);
+    // Before each turn every flow comes once, uncounted: the turn before has had the CPU's caches for itself. Flows beyond these fit
+    // no cache.
+    let again = flows.clamp(10_000, 131_072);
+    let turn = |bed: &mut Bed, program: &ProgramFd, packets: u32| -> Result<f64> {
+        bed.run(program, again)?;
+        Ok(each(bed.run(program, packets)?.0, packets))
+    };
+    let packets = turn_length(turn(bed, &under, again)?);
+    let empty_packets = turn_length(turn(bed, &empty, again)?);
     let compares = case.under == Under::Netfast;
-    let (time, _) = bed.instead(&forwarded, |bed| bed.run(&reference, warm_up))?;
-    let reference_packets = turn_length(time, warm_up);
+    let reference_packets = turn_length(bed.instead(&forwarded, |bed| turn(bed, &reference, again))?);
 
     let (mut ns, mut net, mut floor, mut ratio, mut aa) = (vec![], vec![], vec![], vec![], vec![]);
     for _ in 0..rounds {
-        let first = each(bed.run(&under, packets)?.0, packets);
-        let empty = each(bed.run(&empty, empty_packets)?.0, empty_packets);
-        let (time, _) = bed.instead(&forwarded, |bed| bed.run(&reference, reference_packets))?;
-        let reference = each(time, reference_packets);
-        let second = each(bed.run(&under, packets)?.0, packets);
+        let first = turn(bed, &under, packets)?;
+        let empty = turn(bed, &empty, empty_packets)?;
+        let reference = bed.instead(&forwarded, |bed| turn(bed, &reference, reference_packets))?;
+        let second = turn(bed, &under, packets)?;
         ns.extend([first, second]);
         floor.push(empty);
         net.extend([first - empty, second - empty]);
@@ -92,9 +97,8 @@ pub fn measure(bed: &mut Bed, case: &Case, flows: u32, rounds: usize) -> Result<
     })
 }
 
-fn turn_length(time: Duration, packets: u32) -> u32 {
-    let each = time.as_nanos().max(1) / u128::from(packets).max(1);
-    u32::try_from(TURN.as_nanos() / each.max(1)).unwrap_or(u32::MAX).clamp(1000, 20_000_000)
+fn turn_length(nanoseconds: f64) -> u32 {
+    (TURN.as_nanos() as f64 / nanoseconds.max(1.0)).clamp(1000.0, 20e6) as u32
 }
 
 fn each(time: Duration, packets: u32) -> f64 {

@@ -101,7 +101,8 @@ pub fn machine() -> Value {
     });
     json!({
         "cpu": model,
-        "cpus": std::thread::available_parallelism().map_or(0, usize::from),
+        // Not `available_parallelism`: we may be pinned.
+        "cpus": read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count(),
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
     })
 }

@@ -17,15 +17,16 @@ const COLOURS: [&str; 8] =
 /// A line.
 pub struct Series {
     name: String,
+    colour: &'static str,
     /// Points by their x.
     pub points: Vec<(f64, f64)>,
 }
 
 impl Series {
-    /// Sorts the points.
-    pub fn new(name: &str, mut points: Vec<(f64, f64)>) -> Self {
+    /// Sorts the points. Lines of the same number have the same colour in all charts.
+    pub fn new(number: usize, name: &str, mut points: Vec<(f64, f64)>) -> Self {
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        Self { name: name.to_owned(), points }
+        Self { name: name.to_owned(), colour: COLOURS[number % COLOURS.len()], points }
     }
 }
 
@@ -61,6 +62,17 @@ fn short(value: f64) -> String {
         trim(format!("{:.1}", value / 1e3)) + "k"
     } else {
         trim(format!("{value:.2}"))
+    }
+}
+
+/// A number of things: powers of two as people call them.
+fn count(value: f64) -> String {
+    let whole = value as u64;
+    match whole {
+        0..1024 => short(value),
+        _ if whole.is_power_of_two() && whole < 1 << 20 => format!("{}k", whole >> 10),
+        _ if whole.is_power_of_two() => format!("{}M", whole >> 20),
+        _ => short(value),
     }
 }
 
@@ -101,7 +113,7 @@ pub fn lines(series: &[Series], x_name: &str, y_name: &str) -> Option<String> {
             "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             at_x(x),
             TOP + tall + 18.0,
-            short(x)
+            count(x)
         );
     }
     let _ = write!(
@@ -113,7 +125,8 @@ pub fn lines(series: &[Series], x_name: &str, y_name: &str) -> Option<String> {
         TOP + tall / 2.0,
         TOP + tall / 2.0
     );
-    for (line, colour) in series.iter().zip(COLOURS.iter().cycle()) {
+    for line in series {
+        let colour = line.colour;
         let path: Vec<String> =
             line.points.iter().map(|(x, y)| format!("{:.1},{:.1}", at_x(*x), at_y(*y))).collect();
         let _ = write!(svg, "<polyline class=\"line\" stroke=\"{colour}\" points=\"{}\"/>", path.join(" "));
@@ -125,19 +138,17 @@ pub fn lines(series: &[Series], x_name: &str, y_name: &str) -> Option<String> {
                 at_y(*y),
                 escape(&line.name),
                 short(*y),
-                short(*x)
+                count(*x)
             );
         }
     }
     // Names at the lines' ends, moved apart.
-    let mut labels: Vec<(f64, &Series, &str)> = series
-        .iter()
-        .zip(COLOURS.iter().cycle())
-        .filter_map(|(line, colour)| Some((at_y(line.points.last()?.1), line, *colour)))
-        .collect();
+    let mut labels: Vec<(f64, &Series)> =
+        series.iter().filter_map(|line| Some((at_y(line.points.last()?.1), line))).collect();
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut free = TOP;
-    for (at, line, colour) in labels {
+    for (at, line) in labels {
+        let colour = line.colour;
         let at = at.max(free);
         free = at + 16.0;
         let _ = write!(

@@ -61,7 +61,7 @@ fn charts(results: &[Value]) -> Vec<(&'static str, &'static str, Option<String>)
         (
             "Times the one-hash DNAT against flows",
             "Net time as a ratio to the reference of the same run. Lower is better.",
-            lines(&series(results, &by_flows[1..], "flows", "ratio"), "flows", "x"),
+            lines(&series(results, &by_flows, "flows", "ratio"), "flows", "x"),
         ),
         (
             "Millions of packets a second, live",
@@ -78,12 +78,12 @@ fn charts(results: &[Value]) -> Vec<(&'static str, &'static str, Option<String>)
 
 /// A line for each name: points of two figures.
 fn series(results: &[Value], names: &[&str], x: &str, y: &str) -> Vec<Series> {
-    let line = |name: &str| {
-        let points = results.iter().filter(|row| row["name"] == name);
+    let line = |(number, name): (usize, &&str)| {
+        let points = results.iter().filter(|row| row["name"] == **name);
         let points = points.filter_map(|row| Some((row[x].as_f64()?, row[y].as_f64()?))).collect();
-        Series::new(name.trim_start_matches("prog/"), points)
+        Series::new(number, name.trim_start_matches("prog/"), points)
     };
-    names.iter().map(|name| line(name)).filter(|line| line.points.len() > 1).collect()
+    names.iter().enumerate().map(line).filter(|line| line.points.len() > 1).collect()
 }
 
 fn live(results: &[Value]) -> Vec<Bar> {
@@ -112,7 +112,11 @@ fn classify(results: &[Value]) -> Vec<Series> {
                 .filter_map(|row| Some((row["rules"].as_f64()?, row[figure].as_f64()?)))
                 .collect();
             if points.len() > 1 {
-                all.push(Series::new(&format!("{}, {what}", name.trim_start_matches("classify/")), points));
+                all.push(Series::new(
+                    all.len(),
+                    &format!("{}, {what}", name.trim_start_matches("classify/")),
+                    points,
+                ));
             }
         }
     }
