@@ -1,7 +1,8 @@
 //! `bench check`: has the program become slower, as a ratio to the reference of the same run?
 //!
-//! The table is `budgets.json` beside this file; `--bless` writes it. A row that is over its budget is measured again, with more
-//! rounds, before it is believed. A row whose A/A control fails says nothing: it is void, which is neither good nor bad.
+//! The table is `budgets.json` beside this file; `--bless` writes it. A row that is over its budget is measured again before it is
+//! believed. A row says nothing if its A/A control fails, its rounds disagree, or the reference itself is not what it was for the
+//! table (another machine, or neighbours that take the caches): it is void, which is neither good nor bad.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +28,13 @@ const SLACK: f64 = 0.05;
 /// The same on another kind of CPU than the table's: caches and prices of instructions differ.
 const SLACK_ELSEWHERE: f64 = 0.30;
 /// Attempts at a row that is over its budget or void.
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: usize = 3;
+/// Attempts that must agree on a row's being over its budget.
+const AGREE: usize = 2;
+/// Most that the rounds of a row may disagree.
+const SPREAD: f64 = 0.10;
+/// Most that the reference may differ from the table's.
+const DRIFT: f64 = 0.10;
 
 /// Options of `bench check`.
 #[derive(clap::Args)]
@@ -39,7 +46,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "short")]
     bless: bool,
     /// Rounds of turns.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// The table, if not the committed one.
     #[arg(long, value_name = "FILE")]
@@ -51,8 +58,17 @@ pub struct Args {
 struct Table {
     schema: u32,
     machine: Value,
-    /// Ratios to the reference: case -> flows -> ratio.
-    ratios: BTreeMap<String, BTreeMap<u32, f64>>,
+    /// Case -> flows -> what was measured.
+    rows: BTreeMap<String, BTreeMap<u32, Budget>>,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Budget {
+    /// Net time as a ratio to the reference's.
+    ratio: f64,
+    /// The reference's net time as a ratio to the floor.
+    reference: f64,
 }
 
 /// What became of a row.
@@ -88,7 +104,7 @@ pub fn run(args: &Args) -> Result<bool> {
     };
     let (mut over, mut void, mut kept) = (0, 0, 0);
     for (case, flows) in rows(if args.short { &SHORT } else { &FLOWS }) {
-        let budget = table.ratios.get(case.name).and_then(|row| row.get(&flows)).copied();
+        let budget = table.rows.get(case.name).and_then(|row| row.get(&flows)).copied();
         let (row, outcome) = compare(&mut bed, &case, flows, args.rounds, budget, slack)?;
         let said = match outcome {
             Outcome::Kept => "ok",
@@ -97,7 +113,7 @@ pub fn run(args: &Args) -> Result<bool> {
             Outcome::Void => "void",
             Outcome::Missing => "not in the table: bless it",
         };
-        let budget = budget.map_or("-".to_owned(), |budget| format!("{budget:.3}"));
+        let budget = budget.map_or("-".to_owned(), |budget| format!("{:.3}", budget.ratio));
         println!("{:<20} {flows:>9} {:>7.3} of {budget:>6}  {said}", case.name, row.ratio);
         match outcome {
             Outcome::Exceeded => over += 1,
@@ -135,39 +151,42 @@ fn compare(
     case: &cases::Case,
     flows: u32,
     rounds: usize,
-    budget: Option<f64>,
+    budget: Option<Budget>,
     slack: f64,
 ) -> Result<(Measured, Outcome)> {
-    let mut best: Option<(Measured, Outcome)> = None;
-    for attempt in 1..=ATTEMPTS {
-        let row = measure::measure(bed, case, flows, rounds * attempt)?;
+    let mut over = 0;
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let row = measure::measure(bed, case, flows, rounds)?;
         let Some(budget) = budget else { return Ok((row, Outcome::Missing)) };
-        let outcome = match row.ratio {
-            _ if !steady(&row) => Outcome::Void,
-            ratio if ratio > budget * (1.0 + slack) => Outcome::Exceeded,
-            ratio if ratio < budget * (1.0 - 2.0 * slack) => Outcome::Faster,
-            _ => Outcome::Kept,
-        };
-        if matches!(outcome, Outcome::Kept | Outcome::Faster) {
-            return Ok((row, outcome));
+        // On another kind of CPU the reference differs by nature.
+        let same = slack > SLACK || (row.yardstick / budget.reference).ln().abs() <= DRIFT;
+        if steady(&row) && same {
+            if row.ratio < budget.ratio * (1.0 - 2.0 * slack) {
+                return Ok((row, Outcome::Faster));
+            }
+            if row.ratio <= budget.ratio * (1.0 + slack) {
+                return Ok((row, Outcome::Kept));
+            }
+            over += 1;
+            if over >= AGREE {
+                return Ok((row, Outcome::Exceeded));
+            }
         }
-        // What is over its budget in one valid attempt and void in the others is over it.
-        if best.as_ref().is_none_or(|(_, before)| matches!(before, Outcome::Void)) {
-            best = Some((row, outcome));
-        }
+        last = Some(row);
     }
-    best.context("no attempt")
+    Ok((last.context("no attempt")?, Outcome::Void))
 }
 
 fn steady(row: &Measured) -> bool {
-    (0.97..=1.03).contains(&row.aa)
+    (0.97..=1.03).contains(&row.aa) && row.spread <= SPREAD
 }
 
 /// Writes the table. Rows that are void stay as they were; returns whether there are none.
 fn bless(bed: &mut Bed, rounds: usize, path: &Path) -> Result<bool> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let before: Table = serde_json::from_str(&text).unwrap_or_default();
-    let mut table = Table { schema: 1, machine: report::machine(), ratios: BTreeMap::new() };
+    let mut table = Table { schema: 1, machine: report::machine(), rows: BTreeMap::new() };
     let mut void = 0;
     for (case, flows) in rows(&FLOWS) {
         eprint!("\r\x1b[K{} with {flows} flows ...", case.name);
@@ -178,9 +197,10 @@ fn bless(bed: &mut Bed, rounds: usize, path: &Path) -> Result<bool> {
             }
             row = measure::measure(bed, &case, flows, rounds)?;
         }
-        let old = before.ratios.get(case.name).and_then(|row| row.get(&flows)).copied();
-        let ratio = if steady(&row) {
-            Some((row.ratio * 1000.0).round() / 1000.0)
+        let old = before.rows.get(case.name).and_then(|row| row.get(&flows)).copied();
+        let budget = if steady(&row) {
+            let round = |x: f64| (x * 1000.0).round() / 1000.0;
+            Some(Budget { ratio: round(row.ratio), reference: round(row.yardstick) })
         } else {
             println!(
                 "\r\x1b[K{} with {flows} flows: A/A ratio {:.3}, void: left as it was",
@@ -189,8 +209,8 @@ fn bless(bed: &mut Bed, rounds: usize, path: &Path) -> Result<bool> {
             void += 1;
             old
         };
-        if let Some(ratio) = ratio {
-            table.ratios.entry(case.name.to_owned()).or_default().insert(flows, ratio);
+        if let Some(budget) = budget {
+            table.rows.entry(case.name.to_owned()).or_default().insert(flows, budget);
         }
     }
     eprint!("\r\x1b[K");

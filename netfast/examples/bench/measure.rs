@@ -27,6 +27,10 @@ pub struct Measured {
     pub floor_ns: f64,
     /// Median of the ratios of net times, to the reference's turn beside it; NaN for the empty program and the reference.
     pub ratio: f64,
+    /// Half of the ratios lie within so much of each other, as a part of their median.
+    pub spread: f64,
+    /// Median of the reference's net time as a ratio to the floor: what kind of machine this is, and in what state.
+    pub yardstick: f64,
     /// Median of the ratios of the case's second turn to its first.
     pub aa: f64,
 }
@@ -73,6 +77,7 @@ pub fn measure(bed: &mut Bed, case: &Case, flows: u32, rounds: usize) -> Result<
     let reference_packets = turn_length(bed.instead(&forwarded, |bed| turn(bed, &reference, again))?);
 
     let (mut ns, mut net, mut floor, mut ratio, mut aa) = (vec![], vec![], vec![], vec![], vec![]);
+    let mut yardstick = vec![];
     for _ in 0..rounds {
         let first = turn(bed, &under, packets)?;
         let empty = turn(bed, &empty, empty_packets)?;
@@ -80,6 +85,7 @@ pub fn measure(bed: &mut Bed, case: &Case, flows: u32, rounds: usize) -> Result<
         let second = turn(bed, &under, packets)?;
         ns.extend([first, second]);
         floor.push(empty);
+        yardstick.push((reference - empty) / empty);
         net.extend([first - empty, second - empty]);
         if compares {
             ratio.push(((first + second) / 2.0 - empty) / (reference - empty));
@@ -93,6 +99,8 @@ pub fn measure(bed: &mut Bed, case: &Case, flows: u32, rounds: usize) -> Result<
         net_ns: median(&mut net),
         floor_ns: median(&mut floor),
         ratio: median(&mut ratio),
+        spread: spread(&ratio),
+        yardstick: median(&mut yardstick),
         aa: median(&mut aa),
     })
 }
@@ -105,7 +113,14 @@ fn each(time: Duration, packets: u32) -> f64 {
     time.as_nanos() as f64 / f64::from(packets)
 }
 
-/// The median; NaN of nothing.
+/// The middle half of sorted values, as a part of their median.
+fn spread(sorted: &[f64]) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = |part: f64| sorted[(last as f64 * part).round() as usize];
+    (at(0.75) - at(0.25)) / at(0.5)
+}
+
+/// The median; NaN of nothing. Sorts the values.
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
