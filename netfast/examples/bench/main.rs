@@ -12,11 +12,8 @@ mod classify;
 mod control;
 mod generate;
 mod health;
-
-mod linear;
-
 mod html;
-
+mod linear;
 mod live;
 mod measure;
 #[path = "../../../xtask/src/netns.rs"]
@@ -51,7 +48,6 @@ enum What {
     Classify(classify::Args),
     /// Packets a second through veth pairs: netfast beside bare XDP programs, the kernel and nftables.
     Live(live::Args),
-
     /// Filter rules in live traffic over veth: netfast, nftables rule by rule, a set of nftables; draws them.
     Rules(rules::Args),
     /// Health checks of 10,000 targets: CPU, memory, delay; look-up tables after a change of health.
@@ -63,7 +59,6 @@ enum What {
     All(AllArgs),
     /// Compare ratios of the program alone with the committed table; a noisy machine's answer is "void".
     Check(check::Args),
-
     /// A million flows: memory, sweeps, new flows beside them, a flood of openings.
     Ageing {
         /// Write the results as JSON.
@@ -129,14 +124,12 @@ fn run() -> Result<bool> {
         What::Prog(args) => args,
         What::Classify(args) => return classify::run(&args),
         What::Live(args) => return live::run(&args),
-
         What::Rules(args) => return rules::run(&args),
         What::Health(args) => return health::run(&args).map(|()| true),
 
         What::Control(args) => return control::run(&args),
         What::Check(args) => return check::run(&args),
         What::All(args) => return all(&args),
-
         What::Ageing { json } => return ageing::run(json.as_deref()).map(|()| true),
     };
     let report = prog(&args)?;
