@@ -52,7 +52,6 @@ enum What {
     Rules(rules::Args),
     /// Health checks of 10,000 targets: CPU, memory, delay; look-up tables after a change of health.
     Health(health::Args),
-
     /// The agent: changes, apply, scrapes, memory, ageing and restarts, with many rules and a million flows.
     Control(control::Args),
     /// Everything: prog, live, control, ageing and a made-up rule set for classify.
@@ -126,7 +125,6 @@ fn run() -> Result<bool> {
         What::Live(args) => return live::run(&args),
         What::Rules(args) => return rules::run(&args),
         What::Health(args) => return health::run(&args).map(|()| true),
-
         What::Control(args) => return control::run(&args),
         What::Check(args) => return check::run(&args),
         What::All(args) => return all(&args),
