@@ -177,10 +177,50 @@ fn merged(ranges: &[Ports]) -> Vec<Option<[u16; 2]>> {
     merged
 }
 
+/// The match of a rule without lists and sets, if it has one in this IP version: most rules of large sets are such, and
+/// nothing is allocated for them. `None`: the rule has lists or sets.
+fn only<'a>(rule: &'a FilterRule, v6: bool) -> Option<Option<Match<'a>>> {
+    /// `Err`: there are several.
+    fn one<T: Copy>(list: &Option<Many<T>>) -> Result<Option<T>, ()> {
+        match list {
+            None => Ok(None),
+            Some(Many::One(value)) => Ok(Some(*value)),
+            Some(Many::Several(_)) => Err(()),
+        }
+    }
+    let prefix = |list: &Option<Many<Addresses>>| match list {
+        None => Some(Some(Prefix::any(v6))),
+        Some(Many::One(Addresses::Net(net))) => Some((net.addr().is_ipv6() == v6).then(|| Prefix::of(net))),
+        Some(Many::One(Addresses::Set(_)) | Many::Several(_)) => None,
+    };
+    let (source, destination) = (prefix(&rule.src)?, prefix(&rule.dst)?);
+    let (protocol, icmp) = (one(&rule.proto).ok()?, one(&rule.icmp).ok()?);
+    let range = |ports: Option<Ports>| ports.map(|Ports(range)| [range.low, range.high]);
+    let (source_ports, destination_ports) = (range(one(&rule.sport).ok()?), range(one(&rule.dport).ok()?));
+    let (Some(source), Some(destination)) = (source, destination) else { return Some(None) };
+    let protocol = protocol.map(|Protocol(number)| number);
+    if matches!((protocol, v6), (Some(1), true) | (Some(58), false)) {
+        return Some(None);
+    }
+    let icmp = match icmp {
+        None => None,
+        Some(kind) => match kind.type_in(v6) {
+            None => return Some(None),
+            Some(number) => Some((number, kind.code)),
+        },
+    };
+    let extra = Extra { flags: rule.flags, icmp, interface: rule.interface.as_deref(), vlan: rule.vlan };
+    Some(Some(Match { v6, source, destination, protocol, source_ports, destination_ports, extra }))
+}
+
 /// Calls `each` for every match of a rule.
 pub fn for_each<'a>(rule: &'a FilterRule, sets: &Sets<'_>, mut each: impl FnMut(Match<'a>)) {
     for v6 in [false, true] {
         if rule.version.is_some_and(|version| (version == 6) != v6) {
+            continue;
+        }
+        if let Some(only) = only(rule, v6) {
+            only.into_iter().for_each(&mut each);
             continue;
         }
         let any = [Prefix::any(v6)];
@@ -261,6 +301,10 @@ pub fn count(rule: &FilterRule, sets: &Sets<'_>) -> usize {
     let mut sum = 0usize;
     for v6 in [false, true] {
         if rule.version.is_some_and(|version| (version == 6) != v6) {
+            continue;
+        }
+        if let Some(only) = only(rule, v6) {
+            sum = sum.saturating_add(usize::from(only.is_some()));
             continue;
         }
         let nets = |list| prefixes(list, sets, v6).map_or(1, |list| list.len());
