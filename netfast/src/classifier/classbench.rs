@@ -3,7 +3,7 @@
 //! A rule is a line `@source/length destination/length low : high low : high protocol/mask [flags/mask]`, with spaces or tabs
 //! between the words: addresses (IPv4 or IPv6), source ports, destination ports, and the protocol in hexadecimal, 0 of the
 //! mask for any. The last word is two bytes: of TCP the flags stand in the upper one (`0x0200/0x1200`: SYN without ACK), of ICMP
-//! type and code. [`rules`] does not read it, as the traces know nothing of flags; [`line`] does.
+//! type and code. [`rules`] does not read it, as the traces know nothing of flags; [`line()`] does.
 //! A line of a trace is `source destination source-port destination-port protocol`, all decimal; addresses may be written
 //! as such, too. What comes behind is not read.
 

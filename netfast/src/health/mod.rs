@@ -1,6 +1,6 @@
 //! Health checks of targets: who asks when, what becomes of the answers, and what is told of them.
 //!
-//! One task holds the times of all checks in a heap ([`schedule`]); a check under way is a task of its own ([`probe`]), of which
+//! One task holds the times of all checks in a heap ([`schedule`]); a check under way is a task of its own ([`mod@probe`]), of which
 //! there are no more than a bound. [`machine`] says what results mean. The [`board`] holds the states: the engine reads there who
 //! is down, and `target list`, metrics and status what to show.
 
