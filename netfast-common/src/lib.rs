@@ -18,6 +18,7 @@ pub mod flow;
 pub mod hash;
 pub mod limit;
 pub mod maglev;
+pub mod quic;
 pub mod quota;
 pub mod reason;
 pub mod rewrite;

@@ -9,8 +9,8 @@ use aya_ebpf::{bindings::BPF_ANY, programs::XdpContext};
 use netfast_common::{
     Reason,
     abi::{
-        FRAGMENT_DIRECT, Flow, FlowKey, Forward, LineKind, MAX_FORWARDS, Mode, NextHop, ServiceKind,
-        TARGET_ENDS, Target,
+        FRAGMENT_DIRECT, Flow, FlowKey, Forward, LineKind, MAX_FORWARDS, MAX_TARGETS, Mode, NextHop,
+        ServiceKind, TARGET_ENDS, Target,
     },
     addr,
     answer::Answer,
@@ -31,7 +31,7 @@ use crate::{
     },
     new,
     run::Run,
-    scratch::{Memory, STAGE_ERROR, STAGE_FRAGMENT, STAGE_NEW, STAGE_TUNNEL, Scratch},
+    scratch::{CHOSEN_NONE, Memory, STAGE_ERROR, STAGE_FRAGMENT, STAGE_NEW, STAGE_TUNNEL, Scratch},
     slow::{self, NO_SERVICE, Step},
     target, translate, tunnel,
 };
@@ -133,10 +133,10 @@ fn forward(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) 
             if !keeps && (opens || packet.key.protocol != TCP) {
                 return Outcome::drop(Reason::FlowQuota);
             }
-            if forward.maglev_size == 0 {
+            if forward.maglev_size == 0 && scratch.chosen >= MAX_TARGETS {
                 return target::none(forward, packet);
             }
-            let Some(chosen) = target::choose(run, forward, &packet.key) else {
+            let Some(chosen) = target::choose(run, forward, &packet.key, scratch.chosen) else {
                 return Outcome::drop(Reason::Internal);
             };
             chosen
@@ -312,7 +312,7 @@ fn target_of_inner(run: &Run, scratch: &mut Scratch) -> Option<(u16, &'static Ta
     if forward.maglev_size == 0 {
         return None;
     }
-    target::choose(run, forward, &scratch.inner.key)
+    target::choose(run, forward, &scratch.inner.key, CHOSEN_NONE)
 }
 
 /// An ICMP error to a service's address about a packet that its target has sent (RFC 7690): it goes to that target, as it is.

@@ -12,14 +12,14 @@ use aya_ebpf::{
 use netfast_common::{
     Reason,
     abi::{
-        TAIL_DIRECT, TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_FRAGMENT, TAIL_ICMP, TAIL_KNOWN, TAIL_NEW,
-        TAIL_SLOW, TAIL_SNAT,
+        TAIL_CHOOSE, TAIL_DIRECT, TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_FRAGMENT, TAIL_ICMP, TAIL_KNOWN,
+        TAIL_NEW, TAIL_SLOW, TAIL_SNAT,
     },
 };
 
 use crate::{
     account::{self, Outcome, UNKNOWN_ROW},
-    direct, error, family, fragment, frame, hot,
+    choose, direct, error, family, fragment, frame, hot,
     maps::{CLOCK, PROGRAMS},
     run::{self, Run},
     slow::{self, Step},
@@ -85,6 +85,12 @@ pub fn netfast_family(ctx: XdpContext) -> u32 {
     go(&ctx, family::packet)
 }
 
+/// Packets that may name their target.
+#[xdp(frags)]
+pub fn netfast_choose(ctx: XdpContext) -> u32 {
+    go(&ctx, choose::packet)
+}
+
 /// Fragments that follow the flow of their first one.
 #[xdp(frags)]
 pub fn netfast_fragment(ctx: XdpContext) -> u32 {
@@ -116,6 +122,7 @@ fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
         Step::Filter => follow(ctx, TAIL_FILTER),
         Step::New => follow(ctx, TAIL_NEW),
         Step::Icmp => follow(ctx, TAIL_ICMP),
+        Step::Choose => follow(ctx, TAIL_CHOOSE),
         Step::Snat => follow(ctx, TAIL_SNAT),
         Step::Fragment => follow(ctx, TAIL_FRAGMENT),
         Step::Direct => follow(ctx, TAIL_DIRECT),

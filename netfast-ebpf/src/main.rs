@@ -16,6 +16,8 @@ mod account;
 #[cfg(target_arch = "bpf")]
 mod cache;
 #[cfg(target_arch = "bpf")]
+mod choose;
+#[cfg(target_arch = "bpf")]
 mod classify;
 #[cfg(target_arch = "bpf")]
 mod direct;

@@ -11,8 +11,8 @@ use netfast_common::{
     abi::{
         self, AllowEntry, CacheSet4, CacheSet6, Config, Echo, Event, FilterCell, FilterEntry, FilterHead,
         FilterRate, Flow, FlowKey, Forward, FragmentFlow, FragmentKey, HopKey, Interface, InterfaceAddress,
-        MaglevCell, NextHop, RuleSet, Service, SnatKey, SnatMapping, SnatRule, Target, Traffic, VlanKey,
-        VlanLink,
+        MaglevCell, NextHop, QuicKey, RuleSet, Service, SnatKey, SnatMapping, SnatRule, Target, Traffic,
+        VlanKey, VlanLink,
     },
     echo::{BUCKETS_PER_SET, Bucket},
 };
@@ -81,6 +81,11 @@ pub static SNAT_MADE: Array<u32, { abi::SNAT_SOURCES as usize }, MMAP> = Array::
 /// Mappings that have ended, likewise. Agent writes, program reads.
 #[btf_map]
 pub static SNAT_GONE: Array<u32, { abi::SNAT_SOURCES as usize }, MMAP> = Array::new();
+
+/// Targets by the server IDs of QUIC connection IDs. Agent writes, program reads; both slots, told apart by the key.
+#[btf_map]
+pub static QUIC_IDS: HashMap<QuicKey, u32, { abi::MAX_QUIC_IDS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// Targets by index. Agent writes, program reads.
 #[btf_map]

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{MAX_FORWARDS, Mode, PolicyClass, SOURCE_BUCKETS},
+    abi::{MAX_FORWARDS, MAX_TARGETS, Mode, PolicyClass, SOURCE_BUCKETS},
     echo::BUCKETS_PER_SET,
     flow::{self, ORIGINAL, PORT_TRIES, REPLY, State},
     hash, quota,
@@ -34,10 +34,10 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch:
     if !within_quota(run, packet) {
         return Outcome::drop(Reason::FlowQuota);
     }
-    if forward.maglev_size == 0 {
+    if forward.maglev_size == 0 && scratch.chosen >= MAX_TARGETS {
         return target::none(forward, packet);
     }
-    let Some((target_index, target)) = target::choose(run, forward, &packet.key) else {
+    let Some((target_index, target)) = target::choose(run, forward, &packet.key, scratch.chosen) else {
         return Outcome::drop(Reason::Internal);
     };
     let way = match translate::way(packet, &target.address, target.next_hop) {

@@ -33,6 +33,11 @@ pub const STAGE_ERROR: u32 = 17;
 /// An ICMP error may be about a packet in a tunnel to a target.
 pub const STAGE_TUNNEL: u32 = 18;
 
+/// The packet names no target.
+pub const CHOSEN_NONE: u32 = u32::MAX;
+/// Nobody has looked whether it names one.
+pub const CHOSEN_UNASKED: u32 = u32::MAX - 1;
+
 /// One CPU's working memory: the packet's description beside everything else, so that both can be borrowed.
 #[repr(C)]
 pub struct Memory {
@@ -79,6 +84,8 @@ pub struct Scratch {
     pub stage: u32,
     /// Index of the forward that the packet is for ([`crate::direct`]).
     pub forward: u32,
+    /// Index of the target that the packet names, [`CHOSEN_NONE`] or [`CHOSEN_UNASKED`].
+    pub chosen: u32,
     /// Generation under which the filter has allowed the packet.
     pub allowed: u32,
     /// Generation under which its rules on TCP flags were asked.

@@ -4,7 +4,7 @@
 use aya_ebpf::programs::XdpContext;
 use netfast_common::{
     Reason, Verdict,
-    abi::{MAX_FORWARDS, MAX_SERVICES, Mode, Policy, PolicyClass, ServiceKind},
+    abi::{FORWARD_QUIC, MAX_FORWARDS, MAX_SERVICES, Mode, Policy, PolicyClass, ServiceKind},
     classify::Part,
     services,
     wire::{self, Fragment, Packet, UDP},
@@ -16,7 +16,10 @@ use crate::{
     maps::{FORWARDS, RULE_SETS, SCRATCH, SERVICES},
     new,
     run::Run,
-    scratch::{Memory, STAGE_FLAGS, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED, STAGE_REFRESH, Scratch},
+    scratch::{
+        CHOSEN_UNASKED, Memory, STAGE_FLAGS, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED, STAGE_REFRESH,
+        Scratch,
+    },
     snat,
 };
 
@@ -32,6 +35,8 @@ pub enum Step {
     New,
     /// To [`icmp_error`].
     Icmp,
+    /// To [`crate::choose::packet`].
+    Choose,
     /// To [`snat_packet`].
     Snat,
     /// To [`crate::fragment::packet`].
@@ -53,6 +58,7 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
     scratch.ended = 0;
     scratch.asked = 0;
     scratch.stage = STAGE_NEW;
+    scratch.chosen = CHOSEN_UNASKED;
     let mut cursor = frame::FrameCursor::new(ctx);
     if let Err(reason) = wire::parse(&mut cursor, packet) {
         return Step::Done(unreadable(run, if cursor.is_short() { Reason::HeadersSplit } else { reason }));
@@ -227,9 +233,14 @@ fn allowed_packet(
     if packet.is_unspecified() {
         return Step::Done(by_policy(run, PolicyClass::Martian, Reason::Martian));
     }
-    if kind == ServiceKind::Forward as u8 && is_direct(run, index) {
+    if kind == ServiceKind::Forward as u8 {
         scratch.forward = index as u32;
-        return Step::Direct;
+        if scratch.chosen == CHOSEN_UNASKED && names_targets(run, index) {
+            return Step::Choose;
+        }
+        if is_direct(run, index) {
+            return Step::Direct;
+        }
     }
     if packet.version == 6 && packet.key.protocol == UDP && packet.no_udp_checksum {
         return Step::Done(Outcome::drop(Reason::UdpZeroChecksum));
@@ -247,6 +258,14 @@ fn is_direct(run: &Run, index: u16) -> bool {
     FORWARDS
         .get(run.slot() * MAX_FORWARDS + index as u32)
         .is_some_and(|forward| forward.mode >= Mode::Dsr as u8)
+}
+
+/// Whether packets to the forward may name their target.
+#[inline(always)]
+fn names_targets(run: &Run, index: u16) -> bool {
+    FORWARDS
+        .get(run.slot() * MAX_FORWARDS + index as u32)
+        .is_some_and(|forward| forward.flags & FORWARD_QUIC != 0)
 }
 
 /// Answer of [`service`]: there is none.

@@ -2,7 +2,10 @@
 
 use netfast_common::{
     Reason,
-    abi::{FORWARD_BY_SOURCE, FORWARD_REJECTS, FlowKey, Forward, MAGLEV_PER_CELL, MAX_MAGLEV_CELLS, Target},
+    abi::{
+        FORWARD_BY_SOURCE, FORWARD_REJECTS, FlowKey, Forward, MAGLEV_PER_CELL, MAX_MAGLEV_CELLS, MAX_TARGETS,
+        Target,
+    },
     answer::Answer,
     hash,
     wire::{Packet, TCP},
@@ -14,10 +17,15 @@ use crate::{
     run::Run,
 };
 
-/// The target that the forward's look-up table gives to the flow: its index, and itself; nothing where the table is empty
-/// (see [`none`]).
+/// The target of a new flow: its index, and itself. `chosen`: the one that the packet names, if it names one
+/// (`scratch.chosen`), else it is the one that the forward's look-up table gives to the flow; nothing where the table is
+/// empty (see [`none`]).
 #[inline(always)]
-pub fn choose(run: &Run, forward: &Forward, key: &FlowKey) -> Option<(u16, &'static Target)> {
+pub fn choose(run: &Run, forward: &Forward, key: &FlowKey, chosen: u32) -> Option<(u16, &'static Target)> {
+    if chosen < MAX_TARGETS {
+        // SAFETY: array elements live as long as the program.
+        return Some((chosen as u16, unsafe { &*TARGETS.get_ptr(chosen)? }));
+    }
     // Read once: the compiler proves from it that nothing is divided by zero.
     let size = forward.maglev_size;
     if size == 0 {

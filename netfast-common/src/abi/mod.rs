@@ -13,6 +13,7 @@ mod filter;
 mod flow;
 mod fragment;
 mod hop;
+mod quic;
 mod rules;
 mod snat;
 
@@ -32,6 +33,7 @@ pub use flow::{
 };
 pub use fragment::{FRAGMENT_DIRECT, FRAGMENT_SECONDS, FragmentFlow, FragmentKey};
 pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, InterfaceAddress, NextHop, VlanKey, VlanLink};
+pub use quic::QuicKey;
 pub use rules::{
     AllowEntry, Echo, FORWARD_BY_SOURCE, FORWARD_QUIC, FORWARD_REJECTS, Forward, MAGLEV_PER_CELL, MaglevCell,
     Mode, RuleSet, Service, ServiceKind, TARGET_ENDS, TARGET_LEAVES, Target,
@@ -87,6 +89,8 @@ pub const TAIL_FAMILY: u32 = 7;
 pub const TAIL_FRAGMENT: u32 = 8;
 /// Element of the map `PROGRAMS`: the program `netfast_direct`.
 pub const TAIL_DIRECT: u32 = 9;
+/// Element of the map `PROGRAMS`: the program `netfast_choose`.
+pub const TAIL_CHOOSE: u32 = 12;
 /// Elements of the map `PROGRAMS`.
 pub const TAIL_SLOTS: u32 = 16;
 /// The programs that tail calls lead to, with their elements of `PROGRAMS`.
@@ -101,7 +105,10 @@ pub const TAIL_CALLS: &[(u32, &str)] = &[
     (TAIL_FAMILY, "netfast_family"),
     (TAIL_FRAGMENT, "netfast_fragment"),
     (TAIL_DIRECT, "netfast_direct"),
+    (TAIL_CHOOSE, "netfast_choose"),
 ];
+/// Server IDs in QUIC connection IDs, over all forwards, in both slots together.
+pub const MAX_QUIC_IDS: u32 = 131_072;
 /// Inside prefixes over all source NAT rules.
 pub const MAX_SNAT: u32 = 256;
 /// Counters of mappings by inside address; addresses that share one (by hash) share a limit.

@@ -18,12 +18,16 @@ pub struct BalanceArguments {
     /// target) [default: keep for TCP, end for UDP]
     #[arg(long, value_name = "ACTION", value_parser = word::<OnDown>(OnDown::WORDS))]
     on_down: Option<OnDown>,
+    /// UDP: bytes of the server ID in QUIC connection IDs (1 to 15); packets of clients that have changed their address or
+    /// port go to the target whose id=HEX they name
+    #[arg(long, value_name = "BYTES")]
+    quic: Option<u8>,
 }
 
 impl BalanceArguments {
     /// Puts them into a forward.
     pub fn apply(self, forward: Forward) -> Forward {
-        let Self { affinity, on_no_target, on_drain, on_down } = self;
-        Forward { affinity, on_no_target, on_drain, on_down, ..forward }
+        let Self { affinity, on_no_target, on_drain, on_down, quic } = self;
+        Forward { affinity, on_no_target, on_drain, on_down, quic, ..forward }
     }
 }

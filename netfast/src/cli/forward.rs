@@ -146,7 +146,7 @@ struct ForwardArguments {
     protocol: Transport,
     /// Where it listens: ADDRESS:PORT or ADDRESS:FIRST-LAST
     listen: Endpoint,
-    /// A target: ADDRESS:PORT[,weight=N]; give it once for each target
+    /// A target: ADDRESS:PORT[,weight=N][,id=HEX]; give it once for each target
     #[arg(long = "to", value_name = "TARGET", value_parser = values::target)]
     targets: Vec<types::Target>,
     /// How packets go to the targets
@@ -223,10 +223,9 @@ async fn list(context: &Context) -> Outcome {
 
 /// As on the command line.
 fn target(target: &types::Target) -> String {
-    match target.weight {
-        1 => target.address.to_string(),
-        weight => format!("{},weight={weight}", target.address),
-    }
+    let weight = if target.weight == 1 { String::new() } else { format!(",weight={}", target.weight) };
+    let id = target.id.as_ref().map(|id| format!(",id={id}")).unwrap_or_default();
+    format!("{}{weight}{id}", target.address)
 }
 
 #[derive(Serialize)]

@@ -25,7 +25,8 @@ pub fn target(text: &str) -> Result<Target, ParseError> {
     for part in parts {
         match part.split_once('=') {
             Some(("weight", number)) => target.weight = weight(number)?,
-            Some((key, _)) => return Err(ParseError::word(key, &["weight"])),
+            Some(("id", id)) => target.id = Some(id.parse()?),
+            Some((key, _)) => return Err(ParseError::word(key, &["weight", "id"])),
             None => return Err(ParseError(format!("{part:?} is not KEY=VALUE, such as weight=2"))),
         }
     }

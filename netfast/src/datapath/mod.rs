@@ -18,6 +18,7 @@ mod mappings;
 mod other;
 mod pins;
 mod publish;
+mod quic;
 pub mod sandbox;
 mod settings;
 mod sweep;
@@ -157,6 +158,7 @@ struct Maps {
     direct: OwnedFd,
     direct_new: OwnedFd,
     snat_mappings: OwnedFd,
+    quic_ids: OwnedFd,
 }
 
 impl Maps {
@@ -198,6 +200,7 @@ impl Maps {
             direct: loaded.map_fd("DIRECT")?,
             direct_new: loaded.map_fd("DIRECT_NEW")?,
             snat_mappings: loaded.map_fd("SNAT_MAPPINGS")?,
+            quic_ids: loaded.map_fd("QUIC_IDS")?,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use netfast_common::abi::{self, Config, Target};
 
-use super::{Counters, Maps, filter, mapped::MappedArray, settings, sys};
+use super::{Counters, Maps, filter, mapped::MappedArray, quic, settings, sys};
 use crate::rules::images::Images;
 
 /// Offset of the field whose store publishes.
@@ -23,6 +23,7 @@ pub(super) struct Publisher {
     window: Instant,
     in_window: u32,
     filter: filter::Placement,
+    quic: quic::Table,
 }
 
 impl Publisher {
@@ -30,7 +31,8 @@ impl Publisher {
     pub(super) fn new(maps: &Maps) -> Self {
         let generation = maps.config.load32(0, GENERATION);
         let filter = filter::Placement::adopt(maps, generation & 1);
-        Self { generation, window: Instant::now(), in_window: 0, filter }
+        let quic = quic::Table::adopt(&maps.quic_ids);
+        Self { generation, window: Instant::now(), in_window: 0, filter, quic }
     }
 
     /// See [`super::Datapath::publish`].
@@ -57,6 +59,9 @@ impl Publisher {
             pad: 0,
         };
         maps.rule_sets.set(slot, rule_set);
+        if let Err(error) = self.quic.write(&maps.quic_ids, slot, &images.quic) {
+            tracing::error!(%error, "not all QUIC server IDs lead to their targets");
+        }
         self.clear_counters(maps, counters, images);
         for (index, target) in &images.targets {
             write_target(&maps.targets, u32::from(*index), target);

@@ -16,6 +16,7 @@ use crate::classifier::Limits;
 
 mod filters;
 mod leaving;
+mod quic;
 mod tables;
 
 pub use filters::{Expanded, MAX_LIMITS, NO_INTERFACE, expand};
@@ -158,8 +159,13 @@ fn forwards(rules: &Rules, ids: &Ids, routes: &Routes, host: &dyn HostView, imag
             };
             images.targets.push((target_id.index, image));
         }
-        let image =
-            abi::Forward { uid: id.uid, mode: mode as u8, flags: flags(forward), ..abi::Forward::default() };
+        let image = abi::Forward {
+            uid: id.uid,
+            mode: mode as u8,
+            flags: flags(forward),
+            quic_id: forward.quic.unwrap_or_default(),
+            ..abi::Forward::default()
+        };
         images.forwards.push((id.index, image));
     }
 }
@@ -169,6 +175,7 @@ fn flags(forward: &Forward) -> u8 {
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     flag(forward.affinity == Affinity::Source, abi::FORWARD_BY_SOURCE)
         | flag(forward.on_no_target == OnNoTarget::Reject, abi::FORWARD_REJECTS)
+        | flag(forward.quic.is_some(), abi::FORWARD_QUIC)
 }
 
 fn service(listen: &Endpoint, protocol: u8, kind: abi::ServiceKind, index: u16) -> abi::Service {

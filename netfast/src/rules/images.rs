@@ -40,6 +40,8 @@ pub struct Images {
     pub maglev: Vec<abi::MaglevCell>,
     /// The same, each by itself, in the order of the forwards in the rules.
     pub tables: Vec<Arc<Table>>,
+    /// Server IDs of QUIC connection IDs, with a slot of 0, and the indexes of their targets.
+    pub quic: Vec<(abi::QuicKey, u32)>,
     /// What does not work at present (targets without a route, filter rules of interfaces that are gone), a sentence each.
     pub warnings: Vec<String>,
 }

@@ -18,6 +18,7 @@ use super::{normal, tunnel};
 pub mod filter;
 mod filters;
 mod health;
+mod quic;
 mod snat;
 
 /// Largest weight of a target.
@@ -228,6 +229,7 @@ impl Check {
                      on_drain = \"keep\", and delete the target when it has drained";
                 self.add(Place::Forward(at), "on_drain", message);
             }
+            self.quic(at, forward);
             self.targets(at, forward);
             self.health(at, forward);
         }

@@ -5,6 +5,7 @@
 mod support;
 
 mod changes;
+mod drain;
 mod family;
 mod filter;
 mod filter_oracle;

@@ -27,6 +27,7 @@ mod kernel;
 mod mutate;
 mod peers;
 mod policy;
+mod quic;
 mod random;
 mod snat;
 mod snat_icmp;
@@ -51,6 +52,7 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     jumbo::SCENARIOS,
     kernel::SCENARIOS,
     policy::SCENARIOS,
+    quic::SCENARIOS,
     tracking::SCENARIOS,
     snat::SCENARIOS,
     snat_icmp::SCENARIOS,

@@ -58,3 +58,39 @@ impl Forward {
         })
     }
 }
+
+/// The server ID of a target in QUIC connection IDs: 1 to 15 bytes, written in hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServerId(Vec<u8>);
+
+impl ServerId {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for ServerId {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let most = usize::from(netfast_common::quic::MAX_SERVER_ID);
+        let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
+        match digits {
+            Some(digits) if digits.len().is_multiple_of(2) && (2..=2 * most).contains(&digits.len()) => {
+                Ok(Self(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()))
+            }
+            _ => Err(ParseError(format!(
+                "{text:?} is not a QUIC server ID: 1 to {most} bytes as two hexadecimal digits each, such as 0a01"
+            ))),
+        }
+    }
+}
+
+text_serde!(ServerId);

@@ -64,6 +64,10 @@ pub struct Forward {
     /// address towards the target. It concerns targets of its own IP version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel_source: Option<IpNet>,
+    /// Bytes of the server ID in QUIC connection IDs, 1 to 15: a packet of no flow goes to the target whose ID it names
+    /// (UDP only; draft-ietf-quic-load-balancers-21, in plain text).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic: Option<u8>,
     /// The targets.
     #[serde(default, rename = "target", skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<Target>,
@@ -84,6 +88,7 @@ impl Forward {
             on_no_target: OnNoTarget::Drop,
             on_drain: OnDrain::Keep,
             on_down: None,
+            quic: None,
             health: None,
             tunnel_source: None,
             targets: Vec::new(),
@@ -104,12 +109,15 @@ pub struct Target {
     /// It keeps the flows that it has and gets no new ones.
     #[serde(default, skip_serializing_if = "is_default")]
     pub drain: bool,
+    /// Its server ID in QUIC connection IDs; only if the forward has [`Forward::quic`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ServerId>,
 }
 
 impl Target {
     /// A target with a weight of 1.
     pub const fn new(address: Endpoint) -> Self {
-        Self { address, weight: 1, drain: false }
+        Self { address, weight: 1, drain: false, id: None }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use netfast_common::{abi, addr, maglev};
 
-use super::leaving;
+use super::{leaving, quic};
 use crate::{
     api::types::{Endpoint, ErrorBody, ErrorCode, Forward, Intent, Rules, Target, Transport},
     rules::{
@@ -77,6 +77,7 @@ fn fill(
             conditions.insert(id.index, leaving::state(forward, target, states));
         }
     }
+    images.quic = quic::ids(rules, ids, states);
     for (index, image) in &mut images.targets {
         image.state = conditions.get(index).copied().unwrap_or_default();
     }

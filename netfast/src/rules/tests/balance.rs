@@ -31,7 +31,7 @@ fn compiled(forward: &Forward, down: &[&str]) -> (Vec<u8>, Vec<bool>) {
     for target in down {
         states.set(&forward.name, target_key(&target.parse::<Endpoint>().unwrap()), true);
     }
-    let intent = intent(rules(&[forward.clone()]));
+    let intent = intent(rules(std::slice::from_ref(forward)));
     let (mut ids, host) = (Ids::default(), Host::default());
     let images =
         compile_beside(&intent, &mut ids, &host, &Images::default(), &Limits::default(), &states).unwrap();
@@ -88,7 +88,7 @@ fn flags_reach_the_program() {
 #[test]
 fn a_connection_cannot_move() {
     let web = Forward { on_drain: OnDrain::Move, ..web() };
-    let error = validate(&rules(&[web.clone()])).unwrap_err();
+    let error = validate(&rules(std::slice::from_ref(&web))).unwrap_err();
     assert_eq!(Some("forward.web.on_drain"), error.field.as_deref());
     assert!(error.message.contains("cannot move"), "{}", error.message);
     validate(&rules(&[Forward { protocol: Transport::Udp, ..web }])).unwrap();
@@ -132,4 +132,33 @@ fn a_removed_target_is_told_from_one_with_another_source() {
     assert_eq!([(Some("web/10.0.0.1:80"), TARGET_LEAVES)], leaving[..]);
     let images = compile(&intent(rules(&[web()])), &mut ids, &host).unwrap();
     assert_eq!((0, 0), (images.leaving.len(), images.targets[0].1.state), "it is back");
+}
+
+#[test]
+fn server_ids_that_cannot_be_are_refused_with_the_key() {
+    let with = |protocol, quic, ids: [Option<&str>; 2]| {
+        let mut web =
+            Forward { protocol, quic, ..forward("web", "192.0.2.1:443", &["10.0.0.1:1", "10.0.0.2:1"]) };
+        for (target, id) in web.targets.iter_mut().zip(ids) {
+            target.id = id.map(|id| id.parse().unwrap());
+        }
+        validate(&rules(&[web]))
+    };
+    with(Transport::Udp, Some(2), [Some("0a01"), Some("0a02")]).unwrap();
+    with(Transport::Udp, Some(2), [None, Some("0a02")]).unwrap();
+    for (protocol, quic, ids, field, words) in [
+        (Transport::Tcp, Some(2), [None, None], "forward.web.quic", "protocol udp"),
+        (Transport::Udp, Some(0), [None, None], "forward.web.quic", "not in 1 to 15"),
+        (Transport::Udp, Some(16), [None, None], "forward.web.quic", "not in 1 to 15"),
+        (Transport::Udp, None, [Some("0a01"), None], "forward.web.target[1].id", "say quic = 2"),
+        (Transport::Udp, Some(3), [None, Some("0a01")], "forward.web.target[2].id", "has 2 bytes"),
+        (Transport::Udp, Some(1), [Some("0A"), Some("0a")], "forward.web.target[2].id", "already"),
+    ] {
+        let error = with(protocol, quic, ids).unwrap_err();
+        assert_eq!(Some(field), error.field.as_deref());
+        assert!(error.message.contains(words), "{}", error.message);
+    }
+    for bad in ["", "0", "0a0", "xx", "0x0a", &"00".repeat(16)] {
+        assert!(bad.parse::<crate::api::types::ServerId>().is_err(), "{bad}");
+    }
 }
