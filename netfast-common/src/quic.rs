@@ -66,9 +66,9 @@ const fn word(bytes: &[u8; READ], at: usize) -> u64 {
 #[inline(always)]
 const fn cut([first, second]: [u64; 2], length: u8) -> [u64; 2] {
     if length <= 8 {
-        [first & (u64::MAX << ((8 - length) * 8 & 63)), 0]
+        [first & (u64::MAX << (((8 - length) * 8) & 63)), 0]
     } else {
-        [first, second & (u64::MAX << ((16 - length) * 8 & 63))]
+        [first, second & (u64::MAX << (((16 - length) * 8) & 63))]
     }
 }
 
