@@ -6,7 +6,7 @@ use super::Who;
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 440.0;
-const LEFT: f64 = 78.0;
+const LEFT: f64 = 96.0;
 const RIGHT: f64 = 150.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 56.0;
