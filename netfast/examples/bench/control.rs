@@ -230,7 +230,7 @@ fn changes(agent: &Agent, count: usize) -> Result<Vec<Value>> {
         (times[at] * 1e6).round() / 1e3
     };
     let one_by_one = json!({
-        "name": "control/changes", "forwards": FORWARDS, "changes": times.len(), "per_second": rate.round(),
+        "name": "control/changes", "forwards": FORWARDS, "changes": times.len(), "per_second": (rate * 10.0).round() / 10.0,
         "milliseconds": quantile(0.5), "p99_milliseconds": quantile(0.99),
     });
 
@@ -251,7 +251,7 @@ fn changes(agent: &Agent, count: usize) -> Result<Vec<Value>> {
     })?;
     let rate = done as f64 / began.elapsed().as_secs_f64();
     let at_once = json!({
-        "name": "control/changes_8_clients", "forwards": FORWARDS, "changes": done, "per_second": rate.round(),
+        "name": "control/changes_8_clients", "forwards": FORWARDS, "changes": done, "per_second": (rate * 10.0).round() / 10.0,
     });
     Ok(vec![one_by_one, at_once])
 }

@@ -119,7 +119,7 @@ impl Turns {
         let agent = station.context("no such box")?.agent()?;
         let wanted = u64::from(case.flows) * case.generators as u64;
         let mut count = 0;
-        let made = wait_for("the flows", Duration::from_secs(180), || {
+        let made = wait_for("the flows", Duration::from_secs(400), || {
             count = agent.json::<serde_json::Value>(&["flows", "count"])?["count"].as_u64().unwrap_or(0);
             Ok((count >= wanted).then_some(()))
         });
