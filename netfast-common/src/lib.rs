@@ -11,6 +11,7 @@ pub mod abi;
 pub mod addr;
 pub mod answer;
 pub mod checksum;
+pub mod claim;
 pub mod classify;
 pub mod echo;
 pub mod family;
@@ -25,6 +26,7 @@ pub mod rewrite;
 pub mod services;
 pub mod snat;
 pub mod tunnel;
+pub mod stamp;
 pub mod wire;
 
 pub use reason::{Reason, Verdict};

@@ -123,6 +123,13 @@ reasons! {
     TunnelMtu = 44, "tunnel_mtu", "ICMP error about a packet in a tunnel to a target: the path's MTU is noted";
     // Answered or dropped because the target is no more.
     TargetEnded = 45, "target_ended", "its target is down, drained or removed and the flow has ended; TCP is reset (tx)";
+    // Claimed addresses.
+    ClaimAnswered = 46, "claim_answered", "ARP request or neighbour solicitation for a claimed address, answered";
+    ClaimEchoed = 47, "claim_echoed", "ping of a claimed address; answered (tx), or over the rate of answers (drop)";
+    ClaimRefused = 48, "claim_refused", "to a claimed address, and no service is there; answered (tx), or not (drop)";
+    // STAMP (RFC 8762).
+    StampReflected = 49, "stamp_reflected", "STAMP test packet reflected";
+    StampShort = 50, "stamp_short", "to a STAMP reflector, and shorter than a test packet (44 bytes)";
 }
 
 #[cfg(test)]

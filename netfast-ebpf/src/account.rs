@@ -70,6 +70,12 @@ impl Outcome {
         self.0 == FAMILY
     }
 
+    /// Whether it leaves the frame to the kernel.
+    #[inline(always)]
+    pub const fn is_pass(self) -> bool {
+        self.0 < FRAGMENT && self.0 % Verdict::COUNT == Verdict::Pass as u32
+    }
+
     /// The request to `netfast_error` (see [`Outcome::answer`]), if it is one.
     #[inline(always)]
     pub const fn request(self) -> Option<u32> {

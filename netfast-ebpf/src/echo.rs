@@ -25,16 +25,8 @@ pub const ANSWER_TTL: u8 = 64;
 /// Answers `packet` to reflector `index`, if its source may have an answer.
 #[inline(never)]
 pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16) -> Outcome {
-    let port = packet.source_port();
-    if echo::may_answer_an_answer(port) || is_echo_port(run, port) {
-        return Outcome::drop(Reason::EchoLoop);
-    }
-    // SAFETY: only presence counts.
-    if unsafe { LOCALS.get(&packet.key.source) }.is_some() {
-        return Outcome::drop(Reason::EchoLoop);
-    }
-    if !is_allowed(run, &packet.key.source, index) {
-        return Outcome::drop(Reason::EchoNotAllowed);
+    if let Some(reason) = refuses(run, packet, index) {
+        return Outcome::drop(reason);
     }
     let (high, low) = addr::words(&packet.key.source);
     let tag = source_tag(high, low, index, run.config.seed);
@@ -50,6 +42,23 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16) -> Outco
     };
     cache::fill(run, packet.version, &packet.key, &line);
     answer(ctx, run, packet, index, tag)
+}
+
+/// Why reflector `index` answers this source not at all.
+#[inline(always)]
+pub fn refuses(run: &Run, packet: &Packet, index: u16) -> Option<Reason> {
+    let port = packet.source_port();
+    if echo::may_answer_an_answer(port) || is_echo_port(run, port) {
+        return Some(Reason::EchoLoop);
+    }
+    // SAFETY: only presence counts.
+    if unsafe { LOCALS.get(&packet.key.source) }.is_some() {
+        return Some(Reason::EchoLoop);
+    }
+    if !is_allowed(run, &packet.key.source, index) {
+        return Some(Reason::EchoNotAllowed);
+    }
+    None
 }
 
 /// What a source is called in the rate limiter.

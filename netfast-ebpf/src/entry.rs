@@ -12,17 +12,18 @@ use aya_ebpf::{
 use netfast_common::{
     Reason,
     abi::{
-        TAIL_CHOOSE, TAIL_DIRECT, TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_FRAGMENT, TAIL_ICMP, TAIL_KNOWN,
-        TAIL_NEW, TAIL_SLOW, TAIL_SNAT,
+        TAIL_CHOOSE, TAIL_CLAIM, TAIL_DIRECT, TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_FRAGMENT, TAIL_ICMP, TAIL_KNOWN,
+        TAIL_NEW, TAIL_SLOW, TAIL_SNAT, TAIL_STAMP,
     },
 };
 
 use crate::{
     account::{self, Outcome, UNKNOWN_ROW},
-    choose, direct, error, family, fragment, frame, hot,
+    choose, claim, direct, error, family, fragment, frame, hot,
     maps::{CLOCK, PROGRAMS},
     run::{self, Run},
     slow::{self, Step},
+    stamp,
 };
 
 /// Entry, attached to interfaces: packets of cached flows; the rest by tail call to [`netfast_slow`].
@@ -103,6 +104,18 @@ pub fn netfast_direct(ctx: XdpContext) -> u32 {
     go(&ctx, direct::packet)
 }
 
+/// Claimed addresses: ARP, neighbour discovery, and packets that would find nobody.
+#[xdp(frags)]
+pub fn netfast_claim(ctx: XdpContext) -> u32 {
+    go(&ctx, claim::packet)
+}
+
+/// STAMP test packets.
+#[xdp(frags)]
+pub fn netfast_stamp(ctx: XdpContext) -> u32 {
+    go(&ctx, stamp::packet)
+}
+
 /// Takes a step, and goes on as it says.
 #[inline(always)]
 fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
@@ -126,6 +139,8 @@ fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
         Step::Snat => follow(ctx, TAIL_SNAT),
         Step::Fragment => follow(ctx, TAIL_FRAGMENT),
         Step::Direct => follow(ctx, TAIL_DIRECT),
+        Step::Claim => follow(ctx, TAIL_CLAIM),
+        Step::Stamp => follow(ctx, TAIL_STAMP),
     };
     account::finish(run.row, bytes, outcome)
 }

@@ -72,7 +72,7 @@ fn may_answer(ctx: &XdpContext, run: &Run, packet: &Packet, kind: Answer) -> boo
 
 /// Takes a token of this CPU's bucket (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
 #[inline(always)]
-fn within_rate(run: &Run) -> bool {
+pub fn within_rate(run: &Run) -> bool {
     let Some(bucket) = ERROR_LIMIT.get_ptr_mut(0) else { return false };
     let rate = run.config.error_rate;
     // SAFETY: the element is this CPU's alone.

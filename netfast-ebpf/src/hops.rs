@@ -55,6 +55,8 @@ fn tell(kind: EventKind, hop: u32, key: Option<&HopKey>) {
             Some(key) => scratch::copy(&raw mut (*to).key, key),
             None => scratch::clear(&raw mut (*to).key),
         }
+        (&raw mut (*to).mac).write([0; 6]);
+        (&raw mut (*to).vlan).write(0);
     }
     event.submit(0);
 }

@@ -18,6 +18,8 @@ mod cache;
 #[cfg(target_arch = "bpf")]
 mod choose;
 #[cfg(target_arch = "bpf")]
+mod claim;
+#[cfg(target_arch = "bpf")]
 mod classify;
 #[cfg(target_arch = "bpf")]
 mod direct;
@@ -61,6 +63,8 @@ mod scratch;
 mod slow;
 #[cfg(target_arch = "bpf")]
 mod snat;
+#[cfg(target_arch = "bpf")]
+mod stamp;
 #[cfg(target_arch = "bpf")]
 mod target;
 #[cfg(target_arch = "bpf")]

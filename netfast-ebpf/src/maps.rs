@@ -9,7 +9,7 @@ use aya_ebpf::{
 use netfast_common::{
     Reason, Verdict,
     abi::{
-        self, AllowEntry, CacheSet4, CacheSet6, Config, Echo, Event, FilterCell, FilterEntry, FilterHead,
+        self, AllowEntry, CacheSet4, CacheSet6, Claim, ClaimKey, Config, Echo, Event, FilterCell, FilterEntry, FilterHead,
         FilterRate, Flow, FlowKey, Forward, FragmentFlow, FragmentKey, HopKey, Interface, InterfaceAddress,
         MaglevCell, NextHop, QuicKey, RuleSet, Service, SnatKey, SnatMapping, SnatRule, Target, Traffic,
         VlanKey, VlanLink,
@@ -107,9 +107,13 @@ pub static HOP_FREE: Queue<u32, { abi::MAX_NEXT_HOPS as usize }> = Queue::new();
 #[btf_map]
 pub static INTERFACES: Array<Interface, { abi::IFINDEX_SLOTS as usize }, MMAP> = Array::new();
 
-/// The host's own addresses. Agent writes, program reads.
+/// The host's own addresses and the claimed ones, and which they are. Agent writes, program reads.
 #[btf_map]
 pub static LOCALS: HashMap<[u8; 16], u32, 4096> = HashMap::new();
+
+/// Claimed addresses. Agent writes; the program notes when it told of one.
+#[btf_map]
+pub static CLAIMS: HashMap<ClaimKey, Claim, { abi::MAX_CLAIMS as usize }> = HashMap::new();
 
 /// Addresses that answers come from, by interface as the routing table names it. Agent writes, program reads.
 #[btf_map]

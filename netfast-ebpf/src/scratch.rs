@@ -3,7 +3,7 @@
 use crate::classify::Question;
 use aya_ebpf::bindings::bpf_fib_lookup;
 use netfast_common::{
-    abi::{Flow, FlowKey, FragmentFlow, FragmentKey, HopKey, NextHop},
+    abi::{ClaimKey, Flow, FlowKey, FragmentFlow, FragmentKey, HopKey, NextHop},
     classify::{Subject, Walk},
     flow::State,
     snat::Work,
@@ -96,6 +96,14 @@ pub struct Scratch {
     pub fades: u32,
     /// Reason of the unusual class that the packet is passed for, if the filter lets it; 0: it is a usual one.
     pub unusual: u32,
+    /// What is asked of the claims: `claim::ASK_…`.
+    pub claim: u32,
+    /// What becomes of the packet that is no claim's.
+    pub passed: Outcome,
+    /// An address that may be claimed.
+    pub claim_key: ClaimKey,
+    /// Index of the STAMP reflector.
+    pub reflector: u32,
     /// What the filter compares.
     pub subject: Subject,
     /// What its trees are asked beside that.

@@ -12,7 +12,7 @@ use netfast_common::{
 
 use crate::{
     account::Outcome,
-    classify, echo, frame, icmp, known,
+    claim, classify, echo, frame, icmp, known,
     maps::{FORWARDS, RULE_SETS, SCRATCH, SERVICES},
     new,
     run::Run,
@@ -43,6 +43,10 @@ pub enum Step {
     Fragment,
     /// To [`crate::direct::packet`].
     Direct,
+    /// To [`crate::claim::packet`].
+    Claim,
+    /// To [`crate::stamp::packet`].
+    Stamp,
 }
 
 /// Reads a frame, and describes it in the working memory for the programs that go on.
@@ -61,6 +65,10 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
     scratch.chosen = CHOSEN_UNASKED;
     let mut cursor = frame::FrameCursor::new(ctx);
     if let Err(reason) = wire::parse(&mut cursor, packet) {
+        if run.config.claims != 0 && matches!(reason, Reason::NotIp) {
+            scratch.claim = claim::ASK_ARP;
+            return Step::Claim;
+        }
         return Step::Done(unreadable(run, if cursor.is_short() { Reason::HeadersSplit } else { reason }));
     }
     scratch.unusual = 0;
@@ -84,6 +92,16 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
             return Step::Fragment;
         }
     }
+    if run.config.claims != 0 && claim::may_be_neighbour(packet) {
+        scratch.claim = claim::ASK_NEIGHBOUR;
+        return Step::Claim;
+    }
+    icmp_or_filter(run, packet)
+}
+
+/// Where a packet goes on that is no flow's by its own addresses.
+#[inline(always)]
+pub fn icmp_or_filter(run: &Run, packet: &Packet) -> Step {
     let icmp = if packet.version == 4 { wire::ICMP4 } else { wire::ICMP6 };
     if packet.destination_mac == run.interface.mac
         && packet.fragment == Fragment::No
@@ -172,7 +190,8 @@ pub fn new_packet(ctx: &XdpContext, run: &Run) -> Step {
     // Not worth a tail call where there is no such rule.
     let wanted = RULE_SETS.get(run.slot()).is_some_and(|rules| rules.snats != 0)
         && (packet.has_flow() || follows(run, packet));
-    allowed_packet(ctx, run, packet, scratch, wanted)
+    let step = allowed_packet(ctx, run, packet, scratch, wanted);
+    unless_claimed(run, packet, scratch, step)
 }
 
 /// Decides a packet that the filter allows and no service wants.
@@ -181,7 +200,23 @@ pub fn snat_packet(ctx: &XdpContext, run: &Run) -> Step {
     let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
     // SAFETY: as above.
     let Memory { packet, scratch } = unsafe { &mut *memory };
-    snat::packet(ctx, run, packet, scratch)
+    let step = snat::packet(ctx, run, packet, scratch);
+    unless_claimed(run, packet, scratch, step)
+}
+
+/// The step, or to the claims first where it leaves the packet to the kernel: that has nobody at a claimed address.
+#[inline(always)]
+fn unless_claimed(run: &Run, packet: &Packet, scratch: &mut Scratch, step: Step) -> Step {
+    match step {
+        Step::Done(outcome)
+            if run.config.claims != 0 && outcome.is_pass() && packet.destination_mac == run.interface.mac =>
+        {
+            scratch.claim = claim::ASK_PASSED;
+            scratch.passed = outcome;
+            Step::Claim
+        }
+        step => step,
+    }
 }
 
 /// Whether a packet is the first fragment of a datagram and goes the way of its flow.
@@ -244,6 +279,10 @@ fn allowed_packet(
     }
     if packet.version == 6 && packet.key.protocol == UDP && packet.no_udp_checksum {
         return Step::Done(Outcome::drop(Reason::UdpZeroChecksum));
+    }
+    if kind == ServiceKind::Stamp as u8 {
+        scratch.reflector = index as u32;
+        return Step::Stamp;
     }
     Step::Done(if kind == ServiceKind::Echo as u8 {
         echo::packet(ctx, run, packet, index)

@@ -271,7 +271,7 @@ fn learned_hops_are_kept_by_the_kernel_from_then_on() {
             address: addr::from_ip(ip_address("10.66.0.2")),
         };
         let kind = abi::EventKind::HopLearned as u32;
-        bench.netlink.event(&abi::Event { kind, hop: u32::from(LEARNED), key });
+        bench.netlink.event(&abi::Event { kind, hop: u32::from(LEARNED), key, ..abi::Event::default() });
         bench.until(2 * SECOND, "a valid entry", || bench.maps.valid(LEARNED)).await;
         let shown = bench.host.ip("-d neigh show 10.66.0.2 dev h0");
         assert!(shown.contains("managed"), "{shown}");
@@ -279,7 +279,7 @@ fn learned_hops_are_kept_by_the_kernel_from_then_on() {
         let mut address = [0; 16];
         address[..6].copy_from_slice(&bench.peer_mac());
         let key = abi::HopKey { ifindex: bench.ifindex("h0"), kind: HopKeyKind::Mac as u32, address };
-        bench.netlink.event(&abi::Event { kind, hop: u32::from(LEARNED) + 1, key });
+        bench.netlink.event(&abi::Event { kind, hop: u32::from(LEARNED) + 1, key, ..abi::Event::default() });
         let peer = bench.peer_mac();
         bench
             .until(SECOND, "an entry by MAC address", || bench.maps.entry(LEARNED + 1).destination == peer)

@@ -104,7 +104,8 @@ fn setting(unit: &str, key: &str) -> Vec<String> {
 #[test]
 fn the_privileges_of_the_unit_are_enough() {
     /// `linux/capability.h`.
-    const NUMBERS: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
+    const NUMBERS: [(&str, u32); 4] =
+        [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
     if cannot(&["setpriv"]) {
         return;
     }
@@ -135,6 +136,8 @@ fn the_privileges_of_the_unit_are_enough() {
     socket.send_to(b"through", "192.0.2.10:9").unwrap();
     assert_eq!(7, socket.recv(&mut [0; 16]).unwrap());
     assert!(agent.ok(&["flows", "list"]).unwrap().contains("192.0.2.10:9"));
+    let claim = ["echo", "add", "198.51.100.50:7", "--allow", "198.51.100.0/24", "--claim"];
+    agent.ok(&claim).unwrap();
     assert!(agent.status().unwrap().ready);
     agent.ok(&["stop", "--detach"]).unwrap();
     assert!(!topology.host.ip(&["link", "show", "wan0"]).unwrap().contains("xdp"));

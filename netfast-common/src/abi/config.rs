@@ -44,6 +44,12 @@ pub struct Config {
     pub flow_rate: u32,
     /// New flows that it may open at once.
     pub flow_burst: u32,
+    /// Entries of the map `CLAIMS`; with none nobody asks it.
+    pub claims: u32,
+    /// Seconds that the host's CLOCK_TAI is before its CLOCK_REALTIME.
+    pub tai_offset: u32,
+    /// Error estimate of the host's clock, as a STAMP packet has it ([`crate::stamp::error_estimate`]).
+    pub clock_error: u32,
 }
 
 /// Idle times in jiffies (host order).
@@ -154,4 +160,4 @@ impl PolicyClass {
     }
 }
 
-pod!(Config => 136);
+pod!(Config => 148);

@@ -22,6 +22,8 @@ pub enum EventKind {
     HopUnresolved = 1,
     /// The program has learned a next hop and given it index `hop`: keep it current.
     HopLearned = 2,
+    /// Another station (`mac`) uses, or asks for, the claimed address in `key`, on interface `key.ifindex` with tag `vlan`.
+    ClaimSeen = 3,
 }
 
 /// Record of the ring buffer `EVENTS`.
@@ -34,6 +36,10 @@ pub struct Event {
     pub hop: u32,
     /// What it is ([`EventKind::HopLearned`]).
     pub key: super::HopKey,
+    /// A station's MAC address ([`EventKind::ClaimSeen`]).
+    pub mac: [u8; 6],
+    /// VLAN identifier that its frame came with, 0: untagged.
+    pub vlan: u16,
 }
 
-pod!(Traffic => 16, Event => 32);
+pod!(Traffic => 16, Event => 40);

@@ -7,6 +7,7 @@
 //! that carries the version, and so never reads a map of another layout.
 
 pub mod bench;
+mod claim;
 mod config;
 mod counters;
 mod filter;
@@ -17,6 +18,7 @@ mod quic;
 mod rules;
 mod snat;
 
+pub use claim::{CLAIM_HELD, CLAIM_PROBING, Claim, ClaimKey, LOCAL_CLAIMED, LOCAL_OWN};
 pub use config::{Config, Policy, PolicyClass, TcpTimeouts, Timeouts};
 pub use counters::{Event, EventKind, Traffic};
 pub use filter::{
@@ -91,6 +93,10 @@ pub const TAIL_FRAGMENT: u32 = 8;
 pub const TAIL_DIRECT: u32 = 9;
 /// Element of the map `PROGRAMS`: the program `netfast_choose`.
 pub const TAIL_CHOOSE: u32 = 12;
+/// Element of the map `PROGRAMS`: the program `netfast_claim`.
+pub const TAIL_CLAIM: u32 = 10;
+/// Element of the map `PROGRAMS`: the program `netfast_stamp`.
+pub const TAIL_STAMP: u32 = 11;
 /// Elements of the map `PROGRAMS`.
 pub const TAIL_SLOTS: u32 = 16;
 /// The programs that tail calls lead to, with their elements of `PROGRAMS`.
@@ -105,10 +111,14 @@ pub const TAIL_CALLS: &[(u32, &str)] = &[
     (TAIL_FAMILY, "netfast_family"),
     (TAIL_FRAGMENT, "netfast_fragment"),
     (TAIL_DIRECT, "netfast_direct"),
+    (TAIL_CLAIM, "netfast_claim"),
+    (TAIL_STAMP, "netfast_stamp"),
     (TAIL_CHOOSE, "netfast_choose"),
 ];
 /// Server IDs in QUIC connection IDs, over all forwards, in both slots together.
 pub const MAX_QUIC_IDS: u32 = 131_072;
+/// Claimed addresses, counted once for each link.
+pub const MAX_CLAIMS: u32 = 4_096;
 /// Inside prefixes over all source NAT rules.
 pub const MAX_SNAT: u32 = 256;
 /// Counters of mappings by inside address; addresses that share one (by hash) share a limit.

@@ -25,6 +25,8 @@ pub enum ServiceKind {
     Forward = 1,
     /// A UDP echo reflector (RFC 862).
     Echo = 2,
+    /// A STAMP session-reflector (RFC 8762); an entry of `ECHOES`, too.
+    Stamp = 3,
 }
 
 /// A service: address, protocol and a range of ports. The slot's part of `SERVICES` is sorted by (address, protocol,
@@ -143,7 +145,7 @@ pub struct MaglevCell {
     pub targets: [u16; MAGLEV_PER_CELL as usize],
 }
 
-/// An echo reflector: element `slot * MAX_ECHOES + index` of the map `ECHOES`. The index stays with it for life.
+/// An echo reflector or STAMP session-reflector: element `slot * MAX_ECHOES + index` of the map `ECHOES`. The index stays with it for life.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Echo {

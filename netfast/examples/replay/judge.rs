@@ -37,7 +37,7 @@ pub fn judge(input: &[u8], ran: &Ran) -> Option<(&'static str, String)> {
 
 /// Whether a frame that is sent with this reason is an answer of netfast's own, not the frame that came.
 pub const fn is_answer(reason: Reason) -> bool {
-    matches!(reason, Reason::TtlExpired | Reason::MtuExceeded | Reason::FilterReject)
+    matches!(reason, Reason::TtlExpired | Reason::MtuExceeded | Reason::FilterReject | Reason::ClaimRefused)
 }
 
 /// What is not right in an answer, in words: it is an ICMP error or a TCP reset, and has all checksums.

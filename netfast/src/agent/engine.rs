@@ -5,6 +5,7 @@
 
 mod change;
 mod drain;
+mod claims;
 mod health;
 mod publish;
 
@@ -27,6 +28,7 @@ use super::{
     listeners,
     optimiser::{Better, Optimiser},
     state::{Shared, Snapshot},
+    wall_clock,
 };
 use crate::{
     api::types::{
@@ -135,6 +137,8 @@ pub(super) struct Owner {
     conflicts: Vec<String>,
     /// Of the host's settings: what the log has been told already.
     told: Vec<String>,
+    /// Claims that are none.
+    claim_notes: Vec<String>,
     retries: u32,
     sweep_now: Arc<Notify>,
     optimiser: Optimiser,
@@ -183,6 +187,7 @@ impl Owner {
             host_problem: None,
             conflicts: Vec::new(),
             told: Vec::new(),
+            claim_notes: Vec::new(),
             retries: 0,
             sweep_now,
             optimiser,
@@ -190,6 +195,7 @@ impl Owner {
         };
         owner.follow_host_tables();
         owner.inherit_health();
+        owner.follow_clock();
         if owner.rules_file.is_some() {
             match owner.read_rules_file() {
                 Ok(changed) => owner.intent = changed,
@@ -269,22 +275,28 @@ impl Owner {
 
     async fn reconcile(&mut self) -> bool {
         let wanted = self.wanted();
-        self.interfaces.reconcile(&self.shared.datapath, &self.shared.netlink, &wanted).await
+        let changed = self.interfaces.reconcile(&self.shared.datapath, &self.shared.netlink, &wanted).await;
+        self.follow_claims();
+        changed
     }
 
     /// Writes the tables of the host's VLANs and addresses.
     fn follow_host_tables(&self) {
         let host = self.shared.netlink.host();
         let vlans: Vec<_> = host.vlan_links().collect();
-        let addresses: Vec<_> = host.addresses.iter().map(|own| own.address).collect();
         let datapath = &self.shared.datapath;
-        let written = datapath
-            .set_vlans(&vlans)
-            .and_then(|()| datapath.set_locals(&addresses))
-            .and_then(|()| datapath.set_answer_addresses(&host.answer_addresses()));
+        let written =
+            datapath.set_vlans(&vlans).and_then(|()| datapath.set_answer_addresses(&host.answer_addresses()));
         if let Err(error) = written {
             tracing::error!(%error, "the program does not know all VLANs and addresses of the host");
         }
+        self.follow_locals();
+    }
+
+    /// Tells the program what the host's clock is worth: a time daemon may have learned of it.
+    fn follow_clock(&self) {
+        let (offset, error) = wall_clock::read();
+        self.shared.datapath.set_clock(offset, error);
     }
 
     async fn host_changed(&mut self, change: HostChange) {
@@ -303,6 +315,7 @@ impl Owner {
         if self.host_problem.is_some() || self.drains_are_over() {
             self.republish().await;
         }
+        self.follow_clock();
         // Also finds programs that somebody else removed.
         self.reconcile().await;
         self.retries += 1;
@@ -338,6 +351,7 @@ impl Owner {
         let prepared = self.prepare(&intent, Some(&self.intent.rules)).await?;
         self.save(&intent, &prepared.ids)?;
         self.publish(intent, prepared);
+        self.follow_claims();
         Ok(())
     }
 
@@ -363,6 +377,7 @@ impl Owner {
             tracing::warn!("{note}");
         }
         notes.extend(host.iter().cloned());
+        notes.extend(self.claim_notes.iter().cloned());
         self.told = host;
         // Routes are told from the tables, where they are of this moment.
         notes.extend(self.images.warnings.iter().filter(|text| !text.contains("has no route")).cloned());

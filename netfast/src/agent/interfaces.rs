@@ -229,6 +229,12 @@ impl Interfaces {
             .collect()
     }
 
+    /// Indexes of those that are attached.
+    pub(super) fn indexes(&self) -> Vec<u32> {
+        let attached = self.current.values().filter(|current| current.attached.is_some());
+        attached.map(|current| current.ifindex).collect()
+    }
+
     /// For the API, under the names that the interfaces have now.
     pub(super) fn statuses(&self, host: &HostState) -> Vec<InterfaceStatus> {
         self.current

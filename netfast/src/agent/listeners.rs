@@ -181,12 +181,7 @@ mod tests {
                 forward("dns", Transport::Udp, "[2001:db8::1]:53"),
                 forward("web6", Transport::Tcp, "[2001:db8::1]:443"),
             ],
-            echoes: vec![Echo {
-                listen: "192.0.2.10:7".parse().unwrap(),
-                allow: Vec::new(),
-                rate: 1,
-                comment: None,
-            }],
+            echoes: vec![Echo { rate: 1, ..Echo::new("192.0.2.10:7".parse().unwrap(), Vec::new()) }],
             ..Rules::default()
         };
         let found: Vec<_> =

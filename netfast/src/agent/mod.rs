@@ -4,6 +4,7 @@
 //! [`crate::netlink`] watches the host. Ending the agent, however it ends, leaves traffic running; only a stop with
 //! `detach` takes everything away.
 
+mod claims;
 mod engine;
 mod explain;
 mod filters;
@@ -16,10 +17,11 @@ mod notify;
 mod optimiser;
 mod state;
 mod sweeper;
+mod wall_clock;
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
-use netfast_common::abi::PolicyClass;
+use netfast_common::abi::{EventKind, PolicyClass};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, watch},
@@ -40,6 +42,7 @@ use crate::{
     netlink::{Netlink, NetlinkError},
     store::file::FileStore,
 };
+use claims::Claims;
 use engine::{Engine, Owner};
 use state::Shared;
 
@@ -134,11 +137,16 @@ async fn run_async(config: &AgentConfig, options: Options) -> Result<(), AgentEr
 
     let netlink = Netlink::start(Arc::clone(&datapath) as Arc<dyn crate::netlink::HopTable>).await?;
     netlink.adopt(datapath.hop_entries()).await?;
-    let shared = Arc::new(Shared::new(Arc::clone(&datapath), netlink.clone()));
+    let claims = Claims::start(Arc::clone(&datapath), netlink.clone());
+    let shared = Arc::new(Shared::new(Arc::clone(&datapath), netlink.clone(), claims.clone()));
     let resolver = netlink.clone();
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
-            resolver.event(&event);
+            if event.kind == EventKind::ClaimSeen as u32 {
+                claims.seen(event);
+            } else {
+                resolver.event(&event);
+            }
         }
     });
 

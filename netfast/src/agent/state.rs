@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use netfast_common::abi::ABI_VERSION;
 
-use super::interfaces::Interfaces;
+use super::{claims::Claims, interfaces::Interfaces};
 use crate::{
     api::types::{
         Count, FlowSummary, ForwardCount, Intent, InterfaceCount, MapFill, NamedCount, Rules, SCHEMA_VERSION,
@@ -48,6 +48,7 @@ pub(super) struct Snapshot {
 pub(super) struct Shared {
     pub(super) datapath: Arc<Datapath>,
     pub(super) netlink: Netlink,
+    pub(super) claims: Claims,
     pub(super) recorder: Recorder,
     pub(super) health: Checks,
     pub(super) snapshot: ArcSwap<Snapshot>,
@@ -87,10 +88,11 @@ fn plus(a: Count, b: Count) -> Count {
 }
 
 impl Shared {
-    pub(super) fn new(datapath: Arc<Datapath>, netlink: Netlink) -> Self {
+    pub(super) fn new(datapath: Arc<Datapath>, netlink: Netlink, claims: Claims) -> Self {
         Self {
             datapath,
             netlink,
+            claims,
             recorder: Recorder::default(),
             health: Checks::default(),
             snapshot: ArcSwap::default(),
@@ -306,6 +308,7 @@ impl StatsSource for Shared {
             ],
             events_lost: self.datapath.events_lost(),
             health: self.health.summary(),
+            claims: self.claims.board().rows.clone(),
         }
     }
 
@@ -313,6 +316,8 @@ impl StatsSource for Shared {
         let snapshot = self.snapshot.load();
         let interfaces = snapshot.interfaces.statuses(&self.netlink.host());
         let mut problems = snapshot.faults.clone();
+        let claims = self.claims.board();
+        problems.extend(claims.faults.iter().cloned());
         problems.extend(
             interfaces.iter().filter_map(|i| Some(format!("interface {}: {}", i.name, i.problem.as_ref()?))),
         );
@@ -327,6 +332,7 @@ impl StatsSource for Shared {
         let ready = problems.is_empty() && generation != 0;
         problems.extend(self.unreachable(&snapshot));
         problems.extend(self.unhealthy(&snapshot));
+        problems.extend(claims.conflicts.iter().cloned());
         problems.extend(snapshot.notes.iter().cloned());
         let tally = self.datapath.tally();
         let (confirmed_max, half_open_max) = self.datapath.capacity();

@@ -8,10 +8,11 @@ use super::{
     change::{self, ChangeFlags},
     failure::Outcome,
     values,
+    values::word,
 };
-use crate::api::types::{self, DEFAULT_ECHO_RATE, Endpoint, Operation, SCHEMA_VERSION};
+use crate::api::types::{self, DEFAULT_ECHO_RATE, EchoProtocol, Endpoint, Operation, SCHEMA_VERSION};
 
-/// UDP echo reflectors (RFC 862)
+/// UDP echo (RFC 862) and STAMP (RFC 8762) reflectors
 #[derive(Debug, clap::Subcommand)]
 pub enum Echo {
     List(List),
@@ -27,8 +28,8 @@ impl Echo {
     pub async fn run(self, context: &Context) -> Outcome {
         match self {
             Self::List(_) => list(context).await,
-            Self::Add(Add { listen, allow, rate, comment, if_not_exists, flags }) => {
-                let echo = types::Echo { rate, comment, ..types::Echo::new(listen, allow) };
+            Self::Add(Add { listen, allow, rate, protocol, claim, comment, if_not_exists, flags }) => {
+                let echo = types::Echo { rate, protocol, claim, comment, ..types::Echo::new(listen, allow) };
                 change::submit(context, &flags, vec![Operation::EchoAdd { echo, if_not_exists }]).await
             }
             Self::Delete(Delete { listen, flags }) => {
@@ -49,13 +50,15 @@ pub struct List {}
 
 /// Adds a UDP echo reflector
 ///
-/// Every UDP packet to LISTEN from an allowed source goes back to its sender as it came. Sources not on the list, sources over
+/// Every UDP packet to LISTEN from an allowed source goes back to its sender as it came or, with `--protocol stamp`, as the answer of a
+/// STAMP session-reflector (unauthenticated, stateless), by which the sender measures delay and loss each way. Sources not on the list, sources over
 /// their rate, and source ports that might answer an answer (RFC 862, CVE-2024-2169) are dropped and counted.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   netfast echo add 192.0.2.10:7 --allow 198.51.100.0/24 --rate 1000
   netfast echo add '[2001:db8::10]:7' --allow 2001:db8::/32 --allow 2001:db8:ffff::1
+  netfast echo add 192.0.2.10:862 --protocol stamp --allow 198.51.100.0/24
   netfast echo add 192.0.2.10:7 --allow 0.0.0.0/0        # everybody: think twice")]
 pub struct Add {
     /// Where it listens: ADDRESS:PORT
@@ -66,6 +69,13 @@ pub struct Add {
     /// Packets a second that one source address may have reflected
     #[arg(long, value_name = "N", default_value_t = DEFAULT_ECHO_RATE)]
     rate: u32,
+    /// What it answers with: the data as it came (echo, RFC 862), or timestamps (stamp, RFC 8762; its port is 862)
+    #[arg(long, default_value = "echo", value_parser = word::<EchoProtocol>(EchoProtocol::WORDS))]
+    protocol: EchoProtocol,
+    /// Answer ARP and neighbour solicitations for the address, which must not be one of this host's; refused if another station
+    /// has it
+    #[arg(long)]
+    claim: bool,
     /// Free text
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
@@ -114,11 +124,12 @@ async fn list(context: &Context) -> Outcome {
             let allow: Vec<_> = echo.allow.iter().copied().map(values::show_prefix).collect();
             vec![
                 echo.listen.to_string(),
+                echo.protocol.to_string(),
                 if allow.is_empty() { "nobody".to_owned() } else { allow.join(" ") },
                 echo.rate.to_string(),
                 echo.comment.clone().unwrap_or_default(),
             ]
         })
         .collect();
-    output.table(&["LISTEN", "ALLOW", "RATE/S", "COMMENT"], &["RATE/S"], rows)
+    output.table(&["LISTEN", "PROTO", "ALLOW", "RATE/S", "COMMENT"], &["RATE/S"], rows)
 }

@@ -165,6 +165,10 @@ struct ForwardArguments {
     /// over its queues
     #[arg(long, value_name = "PREFIX")]
     tunnel_source: Option<IpNet>,
+    /// Answer ARP and neighbour solicitations for the address, which must not be one of this host's; refused if another station
+    /// has it
+    #[arg(long)]
+    claim: bool,
     /// Free text
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
@@ -172,9 +176,9 @@ struct ForwardArguments {
 
 impl ForwardArguments {
     fn into_forward(self) -> types::Forward {
-        let Self { name, protocol, listen, targets, mode, health, balance, tunnel_source, comment } = self;
+        let Self { name, protocol, listen, targets, mode, health, balance, tunnel_source, claim, comment } = self;
         let forward = balance.apply(types::Forward::new(name, protocol, listen));
-        types::Forward { mode, health, tunnel_source, targets, comment, ..forward }
+        types::Forward { mode, health, tunnel_source, targets, claim, comment, ..forward }
     }
 }
 
@@ -290,6 +294,9 @@ async fn show(context: &Context, name: &str) -> Outcome {
         ("listen", format!("{} {}", forward.protocol, forward.listen)),
         ("mode", forward.mode.to_string()),
     ];
+    if forward.claim {
+        page.push(("claim", super::claim::text(forward.listen.address, &stats)));
+    }
     page.extend(forward.comment.clone().map(|comment| ("comment", comment)));
     if let Some(count) = counters {
         let healthy = match &forward.health {

@@ -6,6 +6,7 @@ mod attach;
 mod balance;
 mod change;
 mod check;
+mod claim;
 mod completion;
 mod diff;
 mod document;

@@ -47,6 +47,7 @@ impl Snat {
                     ports,
                     filtering,
                     ports_per_source,
+                    claim,
                     comment,
                     if_not_exists,
                     flags,
@@ -60,6 +61,7 @@ impl Snat {
                     ports,
                     filtering,
                     ports_per_source,
+                    claim,
                     comment,
                 };
                 change::submit(context, &flags, vec![Operation::SnatAdd { snat, if_not_exists }]).await
@@ -132,6 +134,10 @@ pub struct Add {
     /// External ports that one inside address may use at once
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PORTS_PER_SOURCE)]
     ports_per_source: u32,
+    /// Answer ARP and neighbour solicitations for the addresses of --to, which must not be this host's; refused if another
+    /// station has one
+    #[arg(long)]
+    claim: bool,
     /// Free text
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
@@ -219,7 +225,8 @@ async fn show(context: &Context, name: &str) -> Outcome {
             field: Some("snat".to_owned()),
         }));
     };
-    let counts = context.client.stats().await?.snats.into_iter().find(|row| row.snat == name);
+    let stats = context.client.stats().await?;
+    let counts = stats.snats.iter().find(|row| row.snat == name).cloned();
     let output = context.output;
     if output.is_json() {
         return output.json(&SnatView {
@@ -233,13 +240,17 @@ async fn show(context: &Context, name: &str) -> Outcome {
     let mut rows = vec![
         ("name", snat.name),
         ("from", words(snat.from.into_iter().map(values::show_prefix))),
-        ("to", words(snat.to)),
+        ("to", words(snat.to.clone())),
         ("in", snat.in_interface.unwrap_or_else(any)),
         ("out", snat.out_interface.unwrap_or_else(any)),
         ("ports", snat.ports.map_or_else(|| "default ([nat] ports)".to_owned(), |ports| ports.to_string())),
         ("filtering", snat.filtering.to_string()),
         ("ports/source", snat.ports_per_source.to_string()),
     ];
+    if snat.claim {
+        let text = |address: &IpAddr| format!("{address} {}", super::claim::text(*address, &stats));
+        rows.push(("claim", snat.to.iter().map(text).collect::<Vec<_>>().join("; ")));
+    }
     if let Some(comment) = snat.comment {
         rows.push(("comment", comment));
     }

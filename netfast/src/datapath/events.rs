@@ -98,10 +98,10 @@ mod tests {
 
     #[test]
     fn a_record_that_is_too_short_is_no_event() {
-        let mut record = [0u8; 40];
+        let mut record = [0u8; 48];
         record[0] = 2;
         record[4] = 9;
-        assert_eq!(None, event(&record[..31]));
+        assert_eq!(None, event(&record[..39]));
         let event = event(&record).unwrap();
         assert_eq!((2, 9), (event.kind, event.hop), "a longer record is one of a newer program");
     }

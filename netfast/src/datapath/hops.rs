@@ -72,8 +72,22 @@ impl Datapath {
     ///
     /// If the table cannot be written.
     pub fn set_locals(&self, addresses: &[std::net::IpAddr]) -> Result<(), DatapathError> {
-        let wanted: Vec<([u8; 16], u32)> =
-            addresses.iter().map(|address| (addr::from_ip(*address), 1)).collect();
+        self.set_addresses(addresses, &[])
+    }
+
+    /// Makes the table of addresses what is given: the host's own, and those that netfast has claimed.
+    ///
+    /// # Errors
+    ///
+    /// If the table cannot be written.
+    pub fn set_addresses(
+        &self,
+        own: &[std::net::IpAddr],
+        claimed: &[std::net::IpAddr],
+    ) -> Result<(), DatapathError> {
+        let own = own.iter().map(|address| (addr::from_ip(*address), abi::LOCAL_OWN));
+        let claimed = claimed.iter().map(|address| (addr::from_ip(*address), abi::LOCAL_CLAIMED));
+        let wanted: Vec<([u8; 16], u32)> = own.chain(claimed).collect();
         replace(self.maps.locals.as_fd(), &wanted)
             .map_err(|error| DatapathError::Kernel { call: "update of LOCALS", error })
     }

@@ -6,6 +6,7 @@
 
 mod attach;
 mod checks;
+mod claims;
 mod clock;
 mod counters;
 mod events;
@@ -149,6 +150,7 @@ struct Maps {
     hop_index: OwnedFd,
     hop_free: OwnedFd,
     locals: OwnedFd,
+    claims: OwnedFd,
     interface_addresses: OwnedFd,
     vlans: OwnedFd,
     vlan_links: OwnedFd,
@@ -191,6 +193,7 @@ impl Maps {
             hop_index: loaded.map_fd("HOP_INDEX")?,
             hop_free: loaded.map_fd("HOP_FREE")?,
             locals: loaded.map_fd("LOCALS")?,
+            claims: loaded.map_fd("CLAIMS")?,
             interface_addresses: loaded.map_fd("INTERFACE_ADDRESSES")?,
             vlans: loaded.map_fd("VLANS")?,
             vlan_links: loaded.map_fd("VLAN_LINKS")?,

@@ -276,6 +276,9 @@ impl Sandbox {
         self.host.gateways.clear();
         self.datapath.set_locals(&[])?;
         self.datapath.set_answer_addresses(&[])?;
+        for (key, _) in self.datapath.claims() {
+            self.datapath.remove_claim(&key)?;
+        }
         self.publish(&Rules::default())?;
         self.forget_flows()?;
         self.forget_lines()?;

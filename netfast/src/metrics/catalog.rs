@@ -113,6 +113,10 @@ metrics! {
         "How long after its time the latest health check of the last 15 to 30 seconds began.";
     HEALTH_CHECKS_UNDER_WAY = Gauge "health_checks_under_way" []
         "Health checks that have begun and not ended.";
+    CLAIM_HELD = Gauge "claim_held" ["address", "interface"]
+        "1 if netfast answers ARP or neighbour discovery for a claimed address on the link, 0 if it does not (yet).";
+    CLAIM_CONFLICTS_TOTAL = Counter "claim_conflicts_total" ["address", "interface"]
+        "How often another station was seen with a claimed address that is held; once a second is counted.";
     SNAT_PACKETS_TOTAL = Counter "snat_packets_total" ["snat", "direction"]
         "Packets of a source NAT rule's flows, by direction: outward or inward.";
     SNAT_BYTES_TOTAL = Counter "snat_bytes_total" ["snat", "direction"]

@@ -16,7 +16,7 @@ use super::{
     catalog::{self, Kind, Metric},
     recorder::{self, Durations},
 };
-use crate::api::types::{CheckCounts, Count, Stats, Status};
+use crate::api::types::{CheckCounts, ClaimState, Count, Stats, Status};
 
 /// The collector that reads everything at scrape time.
 pub(super) struct Agent {
@@ -200,6 +200,12 @@ fn services(scrape: &mut Scrape, stats: &Stats) {
         scrape.add(&catalog::SNAT_FLOWS_TOTAL, &[&row.snat], row.flows_total);
         scrape.add(&catalog::SNAT_FLOWS, &[&row.snat], row.flows);
         scrape.add(&catalog::SNAT_PORTS_IN_USE, &[&row.snat], row.ports);
+    }
+    for row in &stats.claims {
+        let address = row.address.to_string();
+        let labels = [address.as_str(), &row.interface];
+        scrape.add(&catalog::CLAIM_HELD, &labels, u64::from(row.state == ClaimState::Held));
+        scrape.add(&catalog::CLAIM_CONFLICTS_TOTAL, &labels, row.conflicts);
     }
     for row in &stats.echoes {
         scrape.add(&catalog::ECHO_PACKETS_TOTAL, &[&row.name], row.count.packets);

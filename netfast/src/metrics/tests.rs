@@ -10,8 +10,8 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::api::types::{
-    AttachMode, CheckCounts, Count, ForwardCount, InterfaceCount, InterfaceStatus, MapFill, NamedCount,
-    SCHEMA_VERSION, SnatCount, TargetCount, TargetHealth, TargetState,
+    AttachMode, CheckCounts, ClaimState, ClaimStatus, Count, ForwardCount, InterfaceCount, InterfaceStatus,
+    MapFill, NamedCount, SCHEMA_VERSION, SnatCount, TargetCount, TargetHealth, TargetState,
 };
 
 struct Fake {
@@ -109,6 +109,13 @@ fn fake() -> Fake {
                 flows_total: 7,
                 ports: 6,
             }],
+            claims: vec![ClaimStatus {
+                address: "192.0.2.50".parse().unwrap(),
+                interface: "wan0".into(),
+                state: ClaimState::Held,
+                station: None,
+                conflicts: 2,
+            }],
             echoes: vec![NamedCount { name: "192.0.2.10:7".into(), count: count(8) }],
             filters: vec![
                 NamedCount { name: "scanner".into(), count: count(4) },
@@ -202,6 +209,8 @@ fn every_number_arrives_under_its_name() {
         r#"netfast_snat_flows_total{snat="lan"} 7"#,
         r#"netfast_snat_flows{snat="lan"} 5"#,
         r#"netfast_snat_ports_in_use{snat="lan"} 6"#,
+        r#"netfast_claim_held{address="192.0.2.50",interface="wan0"} 1"#,
+        r#"netfast_claim_conflicts_total{address="192.0.2.50",interface="wan0"} 2"#,
         r#"netfast_echo_packets_total{echo="192.0.2.10:7"} 8"#,
         r#"netfast_filter_packets_total{rule="scanner"} 4"#,
         "netfast_filter_rules 2",

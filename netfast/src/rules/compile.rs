@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use netfast_common::{abi, addr};
 
 use crate::api::types::{
-    Affinity, Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, ForwardMode, Intent, OnNoTarget, Rules,
+    Affinity, EchoProtocol, Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, ForwardMode, Intent, OnNoTarget, Rules,
 };
 
 use crate::classifier::Limits;
@@ -191,7 +191,11 @@ fn service(listen: &Endpoint, protocol: u8, kind: abi::ServiceKind, index: u16) 
 
 fn echoes(rules: &Rules, ids: &Ids, images: &mut Images) {
     for (echo, id) in rules.echoes.iter().zip(ids.echoes()) {
-        images.services.push(service(&echo.listen, 17, abi::ServiceKind::Echo, id.index));
+        let kind = match echo.protocol {
+            EchoProtocol::Echo => abi::ServiceKind::Echo,
+            EchoProtocol::Stamp => abi::ServiceKind::Stamp,
+        };
+        images.services.push(service(&echo.listen, 17, kind, id.index));
         let image = abi::Echo {
             uid: id.uid,
             allow_offset: images.echo_allow.len() as u32,

@@ -21,7 +21,7 @@ pub(super) fn images(
     images: &mut Images,
 ) -> Result<(), ErrorBody> {
     for (snat, id) in rules.snats.iter().zip(ids.snats()) {
-        for address in snat.to.iter().filter(|address| !host.owns(**address)) {
+        for address in snat.to.iter().filter(|address| !snat.claim && !host.owns(**address)) {
             images.warnings.push(format!("source NAT rule {:?}: {}", snat.name, not_own(*address)));
         }
         let filtering = match snat.filtering {
@@ -102,7 +102,7 @@ fn ifindex(snat: &Snat, name: Option<&str>, host: &dyn HostView, images: &mut Im
 fn not_own(address: IpAddr) -> String {
     format!(
         "{address} is not an address of this host, so that nothing that is sent to it gets here: add it to an \
-         interface (`ip address add {address} dev …`) or name another one"
+         interface (`ip address add {address} dev …`), claim it (`--claim`) or name another one"
     )
 }
 
@@ -117,7 +117,7 @@ pub fn require_host(before: &Rules, after: &Rules, host: &dyn HostView) -> Resul
             message: format!("source NAT rule {:?}: {message}", snat.name),
             field: Some(format!("snat.{}.{key}", snat.name)),
         };
-        if let Some(address) = snat.to.iter().find(|address| !host.owns(**address)) {
+        if let Some(address) = snat.to.iter().find(|address| !snat.claim && !host.owns(**address)) {
             return Err(refuse("to", not_own(*address)));
         }
         for (key, name) in [("in", &snat.in_interface), ("out", &snat.out_interface)] {

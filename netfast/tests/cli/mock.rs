@@ -309,12 +309,8 @@ pub fn world() -> World {
         },
         FilterRule { interface: Some("eth1".to_owned()), version: Some(6), ..FilterRule::default() },
     ];
-    let echoes = vec![Echo {
-        listen: "192.0.2.10:7".parse().unwrap(),
-        allow: vec!["198.51.100.0/24".parse().unwrap()],
-        rate: 1000,
-        comment: None,
-    }];
+    let allow = vec!["198.51.100.0/24".parse().unwrap()];
+    let echoes = vec![Echo::new("192.0.2.10:7".parse().unwrap(), allow)];
     let intent = Intent {
         revision: 12,
         attachments: vec![Attachment { interface: "eth0".to_owned(), mode: AttachMode::Native }],
@@ -395,6 +391,7 @@ pub fn world() -> World {
             }),
         }],
         snats: Vec::new(),
+        claims: Vec::new(),
         echoes: vec![NamedCount { name: "192.0.2.10:7".to_owned(), count: count(7, 700) }],
         filters: vec![
             NamedCount { name: "scanner".to_owned(), count: count(815, 48_900) },

@@ -109,7 +109,7 @@ fn echo_reflectors_are_listed() {
     let mock = Mock::new();
     assert_eq!(
         lines(&mock.run("echo list").good()),
-        ["LISTEN ALLOW RATE/S COMMENT", "192.0.2.10:7 198.51.100.0/24 1000"]
+        ["LISTEN PROTO ALLOW RATE/S COMMENT", "192.0.2.10:7 echo 198.51.100.0/24 1000"]
     );
     assert_eq!(mock.run("echo list -o json").json()["echoes"][0]["rate"], 1000);
 }

@@ -6,6 +6,7 @@ mod support;
 
 mod changes;
 mod drain;
+mod claim;
 mod family;
 mod filter;
 mod filter_oracle;

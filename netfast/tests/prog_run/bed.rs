@@ -132,6 +132,12 @@ impl Bed {
         ran
     }
 
+    /// Runs a frame that need not be IP, or whose answer is none of IP: ARP, neighbour discovery.
+    #[track_caller]
+    pub fn run_raw(&mut self, on: u32, frame: &[u8]) -> Ran {
+        self.sandbox.run(on, frame).unwrap()
+    }
+
     /// Runs a frame that came in by the clients' side and expects a verdict and a reason.
     #[track_caller]
     pub fn expect(&mut self, what: &str, frame: &Frame, verdict: Verdict, reason: Reason) {

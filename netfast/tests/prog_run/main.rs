@@ -6,6 +6,7 @@ mod bed;
 #[path = "../../examples/replay/checksums.rs"]
 mod checksums;
 mod direct;
+mod claim;
 mod echo;
 mod errors;
 mod family;
@@ -31,6 +32,7 @@ mod quic;
 mod random;
 mod snat;
 mod snat_icmp;
+mod stamp;
 mod swaps;
 mod tracking;
 
@@ -38,6 +40,7 @@ mod tracking;
 const ALL: &[&[(&str, bed::Scenario)]] = &[
     balance::SCENARIOS,
     direct::SCENARIOS,
+    claim::SCENARIOS,
     echo::SCENARIOS,
     errors::SCENARIOS,
     family::SCENARIOS,
@@ -56,4 +59,5 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     tracking::SCENARIOS,
     snat::SCENARIOS,
     snat_icmp::SCENARIOS,
+    stamp::SCENARIOS,
 ];

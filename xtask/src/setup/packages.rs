@@ -47,6 +47,8 @@ const TEST: &[Package] = &[
     package("wrk", Command("wrk"), "a constant HTTP load"),
     package("openssl", Command("openssl"), "makes certificates for TLS servers"),
     package("iputils-ping", Command("ping"), "ICMP echo"),
+    package("iputils-arping", Command("arping"), "asks for claimed addresses by ARP"),
+    package("ndisc6", Command("ndisc6"), "asks for them by neighbour discovery"),
     package("traceroute", Command("traceroute"), "shows the way of packets"),
     package("ethtool", Command("ethtool"), "device settings and counters"),
     package("bpftool", Command("bpftool"), "loads the object by libbpf, reads pinned maps"),

@@ -90,6 +90,8 @@ impl Owner {
                     &self.states,
                 )?;
                 reply.warnings.extend(listeners::conflicts(&changed.intent.rules));
+                let claims = self.claim_notes(&changed.intent.rules);
+                reply.warnings.extend(claims.into_iter().filter(|text| !self.claim_notes.contains(text)));
             }
             return Ok(reply);
         }
@@ -101,6 +103,15 @@ impl Owner {
 
         // Attaching comes before storing, since only the kernel can say whether it works; it is undone if storing fails.
         let attached = self.attach_new(&changed.intent).await?;
+        // Those too that were just attached: a claim is asked for where it will be.
+        if let Err(error) = self.check_claims(&changed.intent.rules).await {
+            for name in attached {
+                self.interfaces.detach(&self.shared.datapath, &name);
+            }
+            self.reconcile().await;
+            self.snapshot();
+            return Err(error);
+        }
         if changed.intent != self.intent {
             let ids = prepared.as_ref().map_or(&self.ids, |prepared| &prepared.ids);
             if let Err(error) = self.save(&changed.intent, ids) {
@@ -122,7 +133,9 @@ impl Owner {
             self.intent = changed.intent;
             self.applied_revision = self.intent.revision;
         }
+        let known = std::mem::take(&mut self.claim_notes);
         self.reconcile().await;
+        reply.warnings.extend(self.claim_notes.iter().filter(|text| !known.contains(text)).cloned());
         self.snapshot();
         reply.revision = self.intent.revision;
         Ok(reply)

@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr};
 mod text;
 mod balance;
 mod change;
+mod claims;
 mod filter;
 mod filter_list;
 mod flows;
@@ -20,6 +21,7 @@ mod target_health;
 
 pub use balance::*;
 pub use change::*;
+pub use claims::*;
 pub use filter::*;
 pub use filter_list::*;
 pub use flows::*;

@@ -71,6 +71,9 @@ pub struct Forward {
     /// The targets.
     #[serde(default, rename = "target", skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<Target>,
+    /// netfast answers ARP and neighbour solicitations for the address, which is not to be one of this host's.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub claim: bool,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
@@ -92,6 +95,7 @@ impl Forward {
             health: None,
             tunnel_source: None,
             targets: Vec::new(),
+            claim: false,
             comment: None,
         }
     }
@@ -134,7 +138,12 @@ fn is_one(weight: &u16) -> bool {
     *weight == 1
 }
 
-/// A UDP echo reflector (RFC 862).
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+pub(super) fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// A reflector: UDP echo (RFC 862) or STAMP (RFC 8762).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Echo {
@@ -145,6 +154,12 @@ pub struct Echo {
     /// Packets a second that one source address may have reflected.
     #[serde(default = "default_rate")]
     pub rate: u32,
+    /// What it answers with.
+    #[serde(default, skip_serializing_if = "EchoProtocol::is_default")]
+    pub protocol: EchoProtocol,
+    /// See [`Forward::claim`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub claim: bool,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
@@ -153,7 +168,14 @@ pub struct Echo {
 impl Echo {
     /// A reflector that answers RFC 862 echo at the default rate.
     pub const fn new(listen: Endpoint, allow: Vec<IpNet>) -> Self {
-        Self { listen, allow, rate: DEFAULT_ECHO_RATE, comment: None }
+        Self {
+            listen,
+            allow,
+            rate: DEFAULT_ECHO_RATE,
+            protocol: EchoProtocol::Echo,
+            claim: false,
+            comment: None,
+        }
     }
 }
 
@@ -162,6 +184,24 @@ pub const DEFAULT_ECHO_RATE: u32 = 1000;
 
 fn default_rate() -> u32 {
     DEFAULT_ECHO_RATE
+}
+
+words! {
+    /// What a reflector answers with.
+    #[derive(Default)]
+    EchoProtocol {
+        /// The data as it came (RFC 862).
+        #[default]
+        Echo = "echo",
+        /// Timestamps and the packet's own fields (RFC 8762, stateless, unauthenticated).
+        Stamp = "stamp",
+    }
+}
+
+impl EchoProtocol {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 words! {

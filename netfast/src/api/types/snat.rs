@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::*;
+use super::{rules::is_false, *};
 
 /// A source NAT rule: what comes from inside prefixes and goes outside leaves with an address of this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Snat {
     /// Mappings that one inside address may have at once.
     #[serde(default = "default_ports_per_source")]
     pub ports_per_source: u32,
+    /// netfast answers ARP and neighbour solicitations for the pool addresses, which are not to be this host's.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub claim: bool,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,

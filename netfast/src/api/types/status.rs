@@ -105,6 +105,9 @@ pub struct Stats {
     /// How the health checks get on.
     #[serde(default)]
     pub health: HealthSummary,
+    /// Claimed addresses, one row for each link.
+    #[serde(default)]
+    pub claims: Vec<ClaimStatus>,
 }
 
 /// Fill of a map.

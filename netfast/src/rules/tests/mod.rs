@@ -10,9 +10,9 @@ use super::{
     validate,
 };
 use crate::api::types::{
-    AddressSet, Addresses, Echo, Endpoint, FilterDefault, FilterRule, Forward, ForwardMode, Health,
-    HealthKind, Intent, InterfacePolicy, Many, PortRange, Ports, Protocol, Rules, Span, Target, TcpFlags,
-    Transport,
+    AddressSet, Addresses, Echo, EchoProtocol, Endpoint, FilterDefault, FilterRule, Forward, ForwardMode,
+    Health, HealthKind, Intent, InterfacePolicy, Many, PortRange, Ports, Protocol, Rules, Span, Target,
+    TcpFlags, Transport,
 };
 
 mod balance;
@@ -255,6 +255,8 @@ pub fn any_echo() -> impl Strategy<Value = Echo> {
             listen: Endpoint { address, ports: PortRange::one(port) },
             allow: allow.into_iter().filter(|net| net.addr().is_ipv4() == address.is_ipv4()).collect(),
             rate,
+            protocol: if rate % 4 == 0 { EchoProtocol::Stamp } else { EchoProtocol::Echo },
+            claim: rate % 3 == 0,
             comment,
         },
     )
