@@ -25,8 +25,8 @@ pub mod reason;
 pub mod rewrite;
 pub mod services;
 pub mod snat;
-pub mod tunnel;
 pub mod stamp;
+pub mod tunnel;
 pub mod wire;
 
 pub use reason::{Reason, Verdict};

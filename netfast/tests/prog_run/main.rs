@@ -5,8 +5,8 @@ mod balance;
 mod bed;
 #[path = "../../examples/replay/checksums.rs"]
 mod checksums;
-mod direct;
 mod claim;
+mod direct;
 mod echo;
 mod errors;
 mod family;
