@@ -4,8 +4,8 @@
 //! order. What fails before the publication changes nothing.
 
 mod change;
-mod drain;
 mod claims;
+mod drain;
 mod health;
 mod publish;
 

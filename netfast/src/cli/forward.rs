@@ -176,7 +176,8 @@ struct ForwardArguments {
 
 impl ForwardArguments {
     fn into_forward(self) -> types::Forward {
-        let Self { name, protocol, listen, targets, mode, health, balance, tunnel_source, claim, comment } = self;
+        let Self { name, protocol, listen, targets, mode, health, balance, tunnel_source, claim, comment } =
+            self;
         let forward = balance.apply(types::Forward::new(name, protocol, listen));
         types::Forward { mode, health, tunnel_source, targets, claim, comment, ..forward }
     }

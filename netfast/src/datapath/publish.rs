@@ -149,7 +149,8 @@ fn write_indexed<T: aya::Pod + Default>(map: &MappedArray<T>, slot: u32, part: u
 /// The ports on which any echo reflector listens, a bit each: an answer to one of them could be answered again.
 fn write_echo_ports(map: &MappedArray<u64>, slot: u32, services: &[abi::Service]) {
     let mut words = [0u64; abi::ECHO_PORT_WORDS as usize];
-    for service in services.iter().filter(|service| service.kind == abi::ServiceKind::Echo as u8) {
+    let answers = [abi::ServiceKind::Echo as u8, abi::ServiceKind::Stamp as u8];
+    for service in services.iter().filter(|service| answers.contains(&service.kind)) {
         for port in service.port_low..=service.port_high {
             words[usize::from(port) / 64] |= 1 << (port % 64);
         }

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use netfast_common::{abi, addr};
 
 use crate::api::types::{
-    Affinity, EchoProtocol, Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, ForwardMode, Intent, OnNoTarget, Rules,
+    Affinity, EchoProtocol, Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, ForwardMode, Intent,
+    OnNoTarget, Rules,
 };
 
 use crate::classifier::Limits;
