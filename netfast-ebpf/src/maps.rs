@@ -9,10 +9,10 @@ use aya_ebpf::{
 use netfast_common::{
     Reason, Verdict,
     abi::{
-        self, AllowEntry, CacheSet4, CacheSet6, Claim, ClaimKey, Config, Echo, Event, FilterCell, FilterEntry, FilterHead,
-        FilterRate, Flow, FlowKey, Forward, FragmentFlow, FragmentKey, HopKey, Interface, InterfaceAddress,
-        MaglevCell, NextHop, QuicKey, RuleSet, Service, SnatKey, SnatMapping, SnatRule, Target, Traffic,
-        VlanKey, VlanLink,
+        self, AllowEntry, CacheSet4, CacheSet6, Claim, ClaimKey, Config, Echo, Event, FilterCell,
+        FilterEntry, FilterHead, FilterRate, Flow, FlowKey, Forward, FragmentFlow, FragmentKey, HopKey,
+        Interface, InterfaceAddress, MaglevCell, NextHop, QuicKey, RuleSet, Service, SnatKey, SnatMapping,
+        SnatRule, Target, Traffic, VlanKey, VlanLink,
     },
     echo::{BUCKETS_PER_SET, Bucket},
 };

@@ -5,8 +5,8 @@
 mod support;
 
 mod changes;
-mod drain;
 mod claim;
+mod drain;
 mod family;
 mod filter;
 mod filter_oracle;
