@@ -204,6 +204,38 @@ mod tests {
         }
     }
 
+    /// The same over flows, as the program finds them in tables that have the size that the agent gives them.
+    #[test]
+    fn loss_of_a_target_moves_few_of_a_million_flows() {
+        let all = candidates(100);
+        let size = size_for(units(&all), ENTRIES_PER_UNIT);
+        let before = table(&all, 7, size);
+        let gone = 42;
+        let mut rest = all;
+        rest.remove(gone);
+        let after = table(&rest, 7, size);
+        let (mut others, mut moved) = (0_u32, 0_u32);
+        for flow in 0..1_000_000_u32 {
+            let [a, b, c, d] = flow.wrapping_mul(0x9e37_79b1).to_be_bytes();
+            let key = crate::abi::FlowKey {
+                source: addr::from_v4([198, 18 + (a & 1), b, c]),
+                destination: addr::from_v4([192, 0, 2, 10]),
+                source_port: [c ^ a | 4, d],
+                destination_port: [1, 187],
+                protocol: 6,
+                pad: [0; 3],
+            };
+            let at = position(crate::hash::key(&key, crate::hash::TARGET_SEED), size) as usize;
+            if usize::from(before[at]) != gone {
+                others += 1;
+                moved += u32::from(before[at] != after[at]);
+            }
+        }
+        let share = f64::from(moved) / f64::from(others);
+        assert!((985_000..995_000).contains(&others), "{others} flows are the others'");
+        assert!(share < 0.02, "{:.2} % of the flows of other targets moved", share * 100.0);
+    }
+
     #[test]
     fn known_table() {
         // A change of this table means that nodes of two versions would send one flow to two targets: do not let it

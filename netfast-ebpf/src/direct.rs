@@ -10,11 +10,11 @@ use netfast_common::{
     Reason,
     abi::{
         FRAGMENT_DIRECT, Flow, FlowKey, Forward, LineKind, MAX_FORWARDS, MAX_TARGETS, Mode, NextHop,
-        ServiceKind, TARGET_ENDS, Target,
+        ServiceKind, Target,
     },
     addr,
     answer::Answer,
-    flow::{self, ORIGINAL, State},
+    flow::{self, Fate, ORIGINAL, State},
     rewrite::Words,
     tunnel::{self as common, Inner},
     wire::{ACK, FIN, Fragment, Packet, RST, SYN, TCP, icmp},
@@ -108,20 +108,23 @@ fn forward(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) 
     let Some(forward) = direct_forward(run, index) else { return Outcome::drop(Reason::Internal) };
     let opens = packet.key.protocol == TCP && packet.flags & (SYN | ACK | RST | FIN) == SYN;
     let mut place = find(run, &packet.key, &mut scratch.flow, forward, index);
-    let mut chosen = None;
+    let (mut chosen, mut displaces) = (None, false);
     if place != NOWHERE {
         let state = State::from_number(scratch.flow.state);
         chosen = target_of(scratch.flow.target, index).map(|target| (scratch.flow.target, target));
-        let ended = chosen.is_some_and(|(_, target)| target.state & TARGET_ENDS != 0);
-        if ended && packet.key.protocol == TCP && !opens {
+        let fate = chosen.map_or(Fate::Moves, |(_, target)| {
+            flow::fate(target.state, ORIGINAL, packet.key.protocol, packet.flags, state, true)
+        });
+        if matches!(fate, Fate::Ends) {
             let _ = DIRECT.remove(&packet.key);
             let _ = DIRECT_NEW.remove(&packet.key);
             return Outcome::answer(Answer::Reset, 0, Reason::TargetEnded);
         }
-        // A new connection on the ports of one that is over chooses its target anew.
-        if ended || chosen.is_none() || (opens && state.may_reopen()) {
+        // Also a new connection on the ports of one that is over.
+        if matches!(fate, Fate::Moves) {
             place = NOWHERE;
             chosen = None;
+            displaces = true;
         }
     }
     let mut keeps = true;
@@ -156,9 +159,10 @@ fn forward(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) 
         };
         let state = scratch.settle(state);
         keep(run, packet, scratch, place, state);
-        // Where the filter has something to say about each packet there are no lines.
-        let cacheable = place != NOWHERE && !classify::asks_of_flows(run, packet.key.protocol, ACK);
-        if cacheable && state.is_confirmed() && !matches!(state, State::Reset) {
+        // Where the filter has something to say about each packet there are no lines. A flow in the place of another one gets
+        // its line at once: that one's may still act.
+        let lasts = place != NOWHERE && state.is_confirmed() && !matches!(state, State::Reset);
+        if (lasts || displaces) && !classify::asks_of_flows(run, packet.key.protocol, ACK) {
             let kind = if target.mode == Mode::Ipip as u8 { LineKind::Tunnel } else { LineKind::Direct };
             let next_hop = target.next_hop;
             let line = Fill {
@@ -229,6 +233,10 @@ fn keep(run: &Run, packet: &Packet, scratch: &mut Scratch, place: u32, state: St
             let _ = DIRECT_NEW.remove(&packet.key);
         }
     } else {
+        if place == NOWHERE {
+            // Of a flow that is over: it would be found first.
+            let _ = DIRECT.remove(&packet.key);
+        }
         let _ = DIRECT_NEW.insert(&packet.key, &scratch.flow, BPF_ANY as u64);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The requirements that the document must have a row for.
-const ROWS: usize = 30;
+const ROWS: usize = 36;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -308,6 +308,33 @@ fn segments(length: usize) -> impl Strategy<Value = Vec<(u8, u8, bool)>> {
     prop::collection::vec((0u8..2, flags, any::<bool>()), 0..length)
 }
 
+#[test]
+fn one_way_flows_go_by_what_the_client_says() {
+    use State::*;
+    let cases: &[(&[u8], &[State])] = &[
+        (
+            &[SYN, SYN, ACK, ACK, FIN | ACK, ACK],
+            &[SynSent, SynSent, Established, Established, BothClosed, BothClosed],
+        ),
+        (&[SYN, RST, RST | ACK], &[SynSent, Refused, Refused]),
+        (&[ACK, RST, ACK, SYN, FIN], &[Established, Reset, Established, Established, BothClosed]),
+        (&[FIN | ACK, RST, FIN], &[BothClosed, Reset, BothClosed]),
+        (&[RST, ACK], &[Reset, Established]),
+    ];
+    for (flags, states) in cases {
+        let mut state = State::first_direct(TCP, flags[0]);
+        let mut seen = vec![state];
+        for flags in &flags[1..] {
+            state = state.next_direct(TCP, *flags);
+            seen.push(state);
+        }
+        assert_eq!(*states, seen, "{flags:?}");
+    }
+    assert_eq!((OneWay, Lasting), (State::first_direct(UDP, 0), OneWay.next_direct(UDP, 0)));
+    assert!(Lasting.is_confirmed() && !OneWay.is_confirmed());
+    assert_eq!(Lasting, Lasting.next_direct(UDP, 0));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -371,7 +398,7 @@ proptest! {
     #[test]
     fn every_stored_number_is_a_state(number in any::<u8>()) {
         let state = State::from_number(number);
-        if number <= 11 { prop_assert_eq!(state as u8, number); }
+        if number <= 14 { prop_assert_eq!(state as u8, number); }
     }
 }
 

@@ -16,7 +16,7 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use netfast::{
-    api::types::{Echo, Forward, Intent, Rules, Target, Transport},
+    api::types::{Echo, Forward, ForwardMode, Intent, Rules, Target, Transport},
     datapath::{self, Datapath, Idle, Options, Settings, TableSizes},
     rules::{
         compile,
@@ -416,6 +416,18 @@ fn intent() -> Result<Intent> {
                     &(2..2 + TARGETS).map(|n| format!("10.0.0.{n}:5353")).collect::<Vec<_>>(),
                 )?,
                 forward("dns6", "[2001:db8::10]:53", &["[fd00::2]:5353".to_owned()])?,
+                Forward {
+                    mode: ForwardMode::Dsr,
+                    ..forward("dsr", "192.0.2.10:54", &["10.0.0.2:54".to_owned()])?
+                },
+                Forward {
+                    mode: ForwardMode::Ipip,
+                    ..forward("ipip", "192.0.2.10:55", &["10.0.0.2:55".to_owned()])?
+                },
+                Forward {
+                    mode: ForwardMode::Ipip,
+                    ..forward("ip6ip", "192.0.2.10:56", &["[fd00::2]:56".to_owned()])?
+                },
             ],
             echoes: vec![Echo {
                 listen: "192.0.2.10:7".parse()?,

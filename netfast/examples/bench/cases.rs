@@ -108,6 +108,7 @@ pub fn all() -> Vec<Case> {
         ..Plan::default()
     };
     let new = Plan { fresh: 1, address: u32::from_be_bytes(bed::NEW_CLIENTS), ..service };
+    let to = |port| from_clients(udp4(clients, bed::SERVICE, [0, port]));
     let case = |name, under, answer, plan| Case { name, under, by_flows: false, flows: 1024, answer, plan };
     vec![
         case("prog/empty_tx", Under::Empty, TX, service),
@@ -115,6 +116,9 @@ pub fn all() -> Vec<Case> {
         Case { by_flows: true, ..case("prog/nat_hit", Under::Netfast, TX, service) },
         Case { by_flows: true, ..case("prog/nat_reply", Under::Netfast, TX, reply) },
         Case { by_flows: true, ..case("prog/nat6_hit", Under::Netfast, TX, service6) },
+        case("prog/dsr_hit", Under::Netfast, TX, to(54)),
+        case("prog/ipip_hit", Under::Netfast, TX, to(55)),
+        case("prog/ip6ip_hit", Under::Netfast, TX, to(56)),
         Case { flows: 131_072, ..case("prog/nat_new", Under::Netfast, TX, new) },
         Case {
             by_flows: true,

@@ -18,7 +18,7 @@ use crate::{
         self, Endpoint, ForwardCount, ForwardMode, Health, Operation, SCHEMA_VERSION, Stats, TargetCount,
         Transport,
     },
-    rules::suggest,
+    rules::{suggest, tunnel},
 };
 
 /// Forwards: services whose connections go to targets
@@ -298,6 +298,7 @@ async fn show(context: &Context, name: &str) -> Outcome {
     if forward.claim {
         page.push(("claim", super::claim::text(forward.listen.address, &stats)));
     }
+    page.extend(outer_sources(forward));
     page.extend(forward.comment.clone().map(|comment| ("comment", comment)));
     if let Some(count) = counters {
         let healthy = match &forward.health {
@@ -334,6 +335,25 @@ async fn show(context: &Context, name: &str) -> Outcome {
     }
     output.line("")?;
     super::target::table(output, forward, &stats)
+}
+
+/// Which addresses the targets of mode `ipip` see as the outer source.
+fn outer_sources(forward: &types::Forward) -> Vec<(&'static str, String)> {
+    if forward.mode != ForwardMode::Ipip {
+        return Vec::new();
+    }
+    let one = "this host's address towards the target: its card sees one flow and uses one queue; --tunnel-source PREFIX \
+               spreads the flows";
+    let mut lines: Vec<_> = forward
+        .tunnel_source
+        .map(|net| ("outer", format!("{net}, an address by each flow's hash")))
+        .into_iter()
+        .collect();
+    let all = |target: &types::Target| tunnel::prefix(forward, target.address.address).is_some();
+    if forward.tunnel_source.is_none() || !forward.targets.iter().all(all) {
+        lines.push(("outer", one.to_owned()));
+    }
+    lines
 }
 
 fn traffic(count: types::Count) -> String {

@@ -86,6 +86,8 @@ impl Publisher {
         for (index, target) in &images.targets {
             if maps.targets.get(u32::from(*index)).is_some_and(|present| present.uid != target.uid) {
                 counters.clear_target(*index);
+                // What was told of the way to another target.
+                maps.path_mtu.set(u32::from(*index), 0);
             }
         }
         for (index, forward) in &images.forwards {

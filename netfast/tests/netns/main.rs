@@ -6,6 +6,7 @@ mod support;
 
 mod changes;
 mod claim;
+mod direct;
 mod drain;
 mod family;
 mod filter;

@@ -53,7 +53,7 @@ fn body(frame: &Frame) -> Vec<u8> {
 }
 
 /// The datagram in parts.
-fn parts(whole: &Frame) -> Vec<Frame> {
+pub fn parts(whole: &Frame) -> Vec<Frame> {
     let body = body(whole);
     let count = body.len().div_ceil(PART);
     body.chunks(PART)

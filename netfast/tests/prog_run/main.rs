@@ -26,6 +26,7 @@ mod jumbo;
 mod kernel;
 #[path = "../../../netfast-common/fuzz/mutate.rs"]
 mod mutate;
+mod one_way;
 mod peers;
 mod policy;
 mod quic;
@@ -54,6 +55,7 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     icmp::SCENARIOS,
     jumbo::SCENARIOS,
     kernel::SCENARIOS,
+    one_way::SCENARIOS,
     policy::SCENARIOS,
     quic::SCENARIOS,
     tracking::SCENARIOS,

@@ -62,7 +62,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Takes all entries out of the flow tables, and all mappings. Cached lines stay.
+    /// Takes all entries out of the flow tables, all mappings, and what is known of paths. Cached lines stay.
     ///
     /// # Errors
     ///
@@ -74,6 +74,9 @@ impl Sandbox {
         for (key, _) in self.mappings()?.into_iter().filter(|(_, mapping)| mapping.uid != snat::RESERVED) {
             sys::delete(self.datapath.maps.snat_mappings.as_fd(), &key)
                 .map_err(|error| DatapathError::Kernel { call: "removal of a mapping", error })?;
+        }
+        for at in 0..abi::MAX_TARGETS {
+            self.datapath.maps.path_mtu.set(at, 0);
         }
         for at in 0..abi::SNAT_SOURCES {
             self.datapath.maps.snat_made.set(at, 0);
