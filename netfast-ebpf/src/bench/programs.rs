@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::{Array, HashMap, ProgramArray},
-    helpers::generated::bpf_jiffies64,
+    helpers::generated::{bpf_jiffies64, bpf_xdp_adjust_head},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -69,6 +69,12 @@ pub fn bench_packet(ctx: XdpContext) -> u32 {
     let Some(plan) = PLAN.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
     // SAFETY: the benchmark runs on one CPU.
     let plan = unsafe { &mut *plan };
+    let more = ctx.data_end() - ctx.data();
+    // What a tunnel has put before the frame of the run before this one: nobody else takes it away.
+    // SAFETY: the context is this program's; references into the frame are made below.
+    if more > 64 && unsafe { bpf_xdp_adjust_head(ctx.ctx, more as i32 - 64) } != 0 {
+        return xdp_action::XDP_ABORTED;
+    }
     let (data, end) = (ctx.data(), ctx.data_end());
     if data + 64 > end {
         return xdp_action::XDP_ABORTED;
