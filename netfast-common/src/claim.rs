@@ -115,7 +115,7 @@ pub fn neighbour<C: Cursor>(
     target: &mut [u8; 16],
 ) -> Option<Neighbour> {
     let units = length.wrapping_sub(NEIGHBOUR_LENGTH) / 8;
-    if length < NEIGHBOUR_LENGTH || length % 8 != 0 || units > MOST_OPTIONS {
+    if length < NEIGHBOUR_LENGTH || !length.is_multiple_of(8) || units > MOST_OPTIONS {
         return None;
     }
     let mut sum = pseudo;

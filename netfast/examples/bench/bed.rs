@@ -430,10 +430,8 @@ fn intent() -> Result<Intent> {
                 },
             ],
             echoes: vec![Echo {
-                listen: "192.0.2.10:7".parse()?,
-                allow: vec!["198.18.0.0/15".parse()?],
                 rate: 1_000_000,
-                comment: None,
+                ..Echo::new("192.0.2.10:7".parse()?, vec!["198.18.0.0/15".parse()?])
             }],
             filters: vec![
                 netfast::api::types::FilterRule {

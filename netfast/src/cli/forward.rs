@@ -146,7 +146,7 @@ struct ForwardArguments {
     protocol: Transport,
     /// Where it listens: ADDRESS:PORT or ADDRESS:FIRST-LAST
     listen: Endpoint,
-    /// A target: ADDRESS:PORT[,weight=N][,id=HEX]; give it once for each target
+    /// A target: ADDRESS:PORT[,weight=N,id=HEX]; give it once for each target
     #[arg(long = "to", value_name = "TARGET", value_parser = values::target)]
     targets: Vec<types::Target>,
     /// How packets go to the targets

@@ -114,7 +114,7 @@ pub struct Delete {
 struct TargetArguments {
     /// Name of the forward
     forward: String,
-    /// The target's ADDRESS:PORT[,weight=N][,id=HEX]
+    /// The target's ADDRESS:PORT[,weight=N,id=HEX]
     #[arg(value_name = "ADDRESS", value_parser = values::target)]
     target: types::Target,
     /// Share of new flows relative to the other targets', 1 to 256 [default: 1]
