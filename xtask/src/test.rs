@@ -105,6 +105,7 @@ fn cargo_test(args: &Args, counts: &mut Counts) -> Result<()> {
         .args(cargo_args)
         .args(test_args)
         .env("NETFAST_REQUIRE_PEERS", "1")
+        .env("NETFAST_QUIC_PYTHON", setup::tools::AIOQUIC.path())
         .stdin(stdin);
     if args.cargo_test.is_empty() {
         command.env("NETFAST_BIN", workspace::target_dir().join("release/netfast"));

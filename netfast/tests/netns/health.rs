@@ -1,9 +1,12 @@
 //! Health checks: each kind against peers that nobody here wrote, targets that die under load, and an agent that starts again.
 
-use std::{fs, path::Path, time::Instant};
+use std::{fs, path::Path, thread, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::{
@@ -190,9 +193,9 @@ fn each_kind_of_check_against_real_peers() -> Result<()> {
 }
 
 /// Failed requests of wrk, and how many it made. Each request is a connection of its own.
-fn load(world: &World, seconds: u32) -> Result<(u64, u64)> {
+fn load(client: &Namespace, seconds: u32) -> Result<(u64, u64)> {
     let (duration, url) = (format!("{seconds}s"), format!("http://{SERVICE}/"));
-    let text = world.client.run(&[
+    let text = client.run(&[
         "wrk",
         "-t",
         "1",
@@ -223,13 +226,13 @@ fn after_detection_no_request_fails() -> Result<()> {
     let mut world = World::new("dies")?.web()?;
     let [a, b] = TARGETS.map(|target| format!("{target}:8080"));
     let check = format!("http:/,{OFTEN}");
-    let line = format!("forward add web tcp {SERVICE}:80 --to {a} --to {b} --health {check}");
+    let line = format!("forward add web tcp {SERVICE}:80 --to {a} --to {b} --health {check} --on-down end");
     world.netfast(&line)?;
     for target in [&a, &b] {
         wait_state(&world, "web", target, "up")?;
     }
     let good = |world: &World, when: &str| -> Result<()> {
-        let (failed, made) = load(world, 2)?;
+        let (failed, made) = load(&world.client, 2)?;
         ensure!(
             failed == 0 && made > 100,
             "{when}: {failed} of {made} requests failed\n{}",
@@ -252,7 +255,7 @@ fn after_detection_no_request_fails() -> Result<()> {
     wait_entries(&world, "web", &a, true)?;
     good(&world, "with the paused one back")?;
 
-    // Killed while clients are at work: what fails then does so before it is found.
+    // Killed (all its processes, and not told before) while clients are at work: what fails then does so before it is found.
     let mut command = world.client.command("wrk");
     command.args([
         "-t",
@@ -267,7 +270,9 @@ fn after_detection_no_request_fails() -> Result<()> {
     ]);
     let clients = world.client.spawn("wrk", &mut command)?;
     wait_for("a busy target", PATIENCE, || Ok((packets(&world, &b)? > 1000).then_some(())))?;
-    drop(world.servers.remove(1));
+    let dead = world.servers.remove(1);
+    kill(Pid::from_raw(-dead.pid().cast_signed()), Signal::SIGKILL)?;
+    drop(dead);
     let died = Instant::now();
     wait_entries(&world, "web", &b, false)?;
     eprintln!("dead for {:?} until no new flow went there", died.elapsed());
@@ -300,12 +305,77 @@ fn after_detection_no_request_fails() -> Result<()> {
     world.sound()
 }
 
+/// Answers HTTP on a port of a namespace's loopback, each time after 0.8 s.
+fn sleeper(namespace: &Namespace, port: u16) -> Result<Process> {
+    let program = format!(
+        "import asyncio\nasync def answer(reader, writer):\n await reader.readuntil(b'\\r\\n\\r\\n')\n \
+         await asyncio.sleep(0.8)\n \
+         writer.write(b'HTTP/1.0 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\nslow\\n')\n \
+         await writer.drain()\n writer.close()\nasync def main():\n \
+         server = await asyncio.start_server(answer, '127.0.0.1', {port})\n print('ready', flush=True)\n \
+         await server.serve_forever()\nasyncio.run(main())"
+    );
+    let mut server = namespace.spawn("sleeper", namespace.command("python3").args(["-c", &program]))?;
+    server.wait_ready(PATIENCE, || {
+        let url = format!("http://127.0.0.1:{port}/");
+        Ok(namespace.run(&["curl", "-s", "-f", &url]).ok().map(drop))
+    })?;
+    Ok(server)
+}
+
+#[test]
+fn a_target_that_is_slow_costs_no_request() -> Result<()> {
+    need!("nginx", "curl", "wrk", "python3");
+    let mut world = World::new("slow")?.web()?;
+    let sleeper = sleeper(&world.targets[0], 7000)?;
+    world.servers.push(sleeper);
+    let [a, b] = TARGETS.map(|target| format!("{target}:8080"));
+    let check = "http:/,interval=400ms,timeout=400ms,rise=2,fall=2";
+    world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {a} --to {b} --health {check}"))?;
+    for target in [&a, &b] {
+        wait_state(&world, "web", target, "up")?;
+    }
+    // nginx goes on with another configuration, without closing its socket.
+    let file = world.bed.dir().join("target1/nginx.conf");
+    let quick = fs::read_to_string(&file)?;
+    let answer = "return 200 \"target1 $remote_addr $server_port\\n\";";
+    ensure!(quick.contains(answer), "{quick}");
+    let configure = |text: &str| -> Result<()> {
+        fs::write(&file, text)?;
+        world.servers[0].signal(Signal::SIGHUP)
+    };
+    // A slow answer is late, and not lost: by default what is open stays with its target.
+    let (failed, made) = thread::scope(|scope| {
+        let load = scope.spawn(|| load(&world.client, 8));
+        let work = || {
+            wait_for("a busy target", PATIENCE, || Ok((packets(&world, &a)? > 1000).then_some(())))?;
+            configure(&quick.replace(answer, "proxy_pass http://127.0.0.1:7000;"))?;
+            let error = wait_state(&world, "web", &a, "down")?;
+            ensure!(error == "timeout after 400ms", "{error}");
+            wait_entries(&world, "web", &a, false)
+        };
+        let worked = work();
+        let counts = load.join().map_err(|_| anyhow::anyhow!("the load has panicked"))??;
+        worked.map(|()| counts)
+    })?;
+    ensure!(failed == 0 && made > 100, "{failed} of {made} requests failed\n{}", world.agent.log());
+    let answers = world.requests(20, &format!("http://{SERVICE}/"))?;
+    ensure!(answers.iter().all(|answer| answer.starts_with("target2 ")), "{answers:?}");
+
+    configure(&quick)?;
+    wait_state(&world, "web", &a, "up")?;
+    wait_entries(&world, "web", &a, true)?;
+    let (failed, made) = load(&world.client, 2)?;
+    ensure!(failed == 0 && made > 100, "{failed} of {made} requests failed\n{}", world.agent.log());
+    world.sound()
+}
+
 /// Signals the children of the first server: nginx answers by them.
 fn pause_workers(world: &World, signal: Signal) -> Result<()> {
     let master = world.servers[0].pid();
     let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children"))?;
     for child in children.split_whitespace() {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.parse()?), signal)?;
+        kill(Pid::from_raw(child.parse()?), signal)?;
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ mod icmp;
 mod jumbo;
 mod peers;
 mod programs;
+mod quic;
 mod restart;
 mod snat;
 mod stream;

@@ -1,6 +1,11 @@
 //! Programs at the ends: whether they are there, and how they are started.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -39,6 +44,22 @@ macro_rules! need {
     };
 }
 pub(crate) use need;
+
+/// The Python of the virtual environment with aioquic (`NETFAST_QUIC_PYTHON`, which `cargo xtask test` sets); as with
+/// [`can_run`], without it the test ends early or fails.
+pub fn quic_python() -> Option<PathBuf> {
+    let python = std::env::var_os("NETFAST_QUIC_PYTHON").map(PathBuf::from);
+    let there = python.filter(|python| {
+        Command::new(python).args(["-c", "import aioquic"]).output().is_ok_and(|done| done.status.success())
+    });
+    if there.is_none() {
+        let why = "no aioquic by NETFAST_QUIC_PYTHON (`cargo xtask test` installs and sets it)";
+        let required = std::env::var_os("NETFAST_REQUIRE_PEERS").is_some_and(|value| value == "1");
+        assert!(!required, "{why}");
+        eprintln!("skipped: {why}");
+    }
+    there
+}
 
 /// First of the consecutive ports on which [`nginx`] listens beside 8080, and how many.
 pub const RANGE: (u16, u16) = (9000, 10);

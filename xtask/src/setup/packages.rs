@@ -68,7 +68,7 @@ const TEST: &[Package] = &[
     },
     package("stun-client", Command("stun"), "another STUN client"),
     package("systemd", Command("systemd-analyze"), "rates the unit file"),
-    package("python3-venv", File("/var/lib/dpkg/info/python3-venv.list"), "holds typos, a lint tool"),
+    package("python3-venv", File("/var/lib/dpkg/info/python3-venv.list"), "holds typos and aioquic"),
 ];
 
 /// For [`Group::Test`] where the eBPF side is compiled by the distribution's rustc.
