@@ -66,6 +66,7 @@ pub fn run() -> Result<()> {
     tell("forward dnat v6", world.forward("dnat", "[2001:db8::10]", "[2001:db8:1::11]", 81));
     tell("vlan", world.vlans());
     tell("echo", world.echo());
+    tell("dsr, ipip", world.direct());
     tell("counters", world.counters());
     tell("adoption", world.adoption());
     if Path::new(SCENARIOS).exists() {
@@ -216,6 +217,57 @@ impl World {
             ensure!(row["to_target"]["packets"].as_u64().is_some_and(|packets| packets > 20), "{row}");
         }
         Ok("into, out of and between tagged networks".to_owned())
+    }
+
+    /// The modes whose targets answer themselves, by a link of their own; tunnels end in the kernel's own devices, as
+    /// docs/balancing.md says.
+    fn direct(&self) -> Result<String> {
+        let (client, target) = (&self.client, &self.target);
+        self.bed.veth((target, "back"), (client, "back"))?;
+        for (namespace, last) in [(target, 1), (client, 2)] {
+            namespace.address("back", &format!("10.7.1.{last}/24"))?;
+            namespace.address("back", &format!("2001:db8:71::{last}/64"))?;
+        }
+        target.route("198.51.100.2/32 via 10.7.1.2")?;
+        target.route("2001:db8:ff::2/128 via 2001:db8:71::2")?;
+        for line in [
+            "address add 192.0.2.10/32 dev lo",
+            "address add 2001:db8::10/128 dev lo nodad",
+            "link set lo up",
+            "link set tunl0 up",
+            "link set sit0 up",
+            "link set ip6tnl0 up",
+            "link add ipv4in6 type ip6tnl mode ipip6 local 2001:db8:1::11 remote any",
+            "link set ipv4in6 up",
+        ] {
+            target.ip(&line.split(' ').collect::<Vec<_>>())?;
+        }
+        for device in ["all", "eth0", "tunl0", "sit0", "ipv4in6"] {
+            target.sysctl(&format!("net.ipv4.conf.{device}.rp_filter"), "0")?;
+        }
+        client.sysctl("net.ipv4.conf.all.rp_filter", "0")?;
+        client.sysctl("net.ipv4.conf.back.rp_filter", "0")?;
+        let port = traffic::WEB;
+        for (mode, service, seen, to) in [
+            ("dsr", "192.0.2.10", "198.51.100.2", "10.0.1.11"),
+            ("dsr", "[2001:db8::10]", "2001:db8:ff::2", "[2001:db8:1::11]"),
+            ("ipip", "192.0.2.10", "198.51.100.2", "10.0.1.11"),
+            ("ipip", "192.0.2.10", "198.51.100.2", "[2001:db8:1::11]"),
+            ("ipip", "[2001:db8::10]", "2001:db8:ff::2", "10.0.1.11"),
+            ("ipip", "[2001:db8::10]", "2001:db8:ff::2", "[2001:db8:1::11]"),
+        ] {
+            let name = if service.contains(':') { "direct6" } else { "direct4" };
+            self.cli(&format!("forward set {name} tcp {service}:{port} --to {to}:{port} --mode {mode}"))?;
+            let url = format!("http://{service}:{port}");
+            let got = traffic::web(client, self.bed.dir(), &url)
+                .with_context(|| format!("{mode} from {service} to {to}"))?;
+            ensure!(got == seen, "in mode {mode} the target saw {got}");
+            let stats = self.json("stats")?;
+            let row = row(&stats["forwards"], "forward", name)?;
+            ensure!(row["to_target"]["packets"].as_u64().is_some_and(|packets| packets > 100), "{row}");
+            ensure!(row["to_client"]["packets"] == 0, "{row}");
+        }
+        Ok("both modes; ipip, sit and ip6tnl unpack, each version in each".to_owned())
     }
 
     fn echo(&self) -> Result<String> {

@@ -191,7 +191,7 @@ fn one(
     if let Some(path) = scenarios {
         archive.program(path, guest::SCENARIOS)?;
     }
-    archive.modules(kernel, &["virtio_pci", "virtio_net", "8021q", "veth"])?;
+    archive.modules(kernel, &["virtio_pci", "virtio_net", "8021q", "veth", "ipip", "sit", "ip6_tunnel"])?;
     archive.write(&file)?;
     let rows = machine::run(&bed, kernel, machine, &file)?;
     if rows.is_empty() {
