@@ -236,13 +236,12 @@ impl World {
             "link set lo up",
             "link set tunl0 up",
             "link set sit0 up",
-            "link set ip6tnl0 up",
-            "link add ipv4in6 type ip6tnl mode ipip6 local 2001:db8:1::11 remote any",
-            "link set ipv4in6 up",
+            "link add lb6 type ip6tnl mode any local 2001:db8:1::11 remote any",
+            "link set lb6 up",
         ] {
             target.ip(&line.split(' ').collect::<Vec<_>>())?;
         }
-        for device in ["all", "eth0", "tunl0", "sit0", "ipv4in6"] {
+        for device in ["all", "eth0", "tunl0", "sit0", "lb6"] {
             target.sysctl(&format!("net.ipv4.conf.{device}.rp_filter"), "0")?;
         }
         client.sysctl("net.ipv4.conf.all.rp_filter", "0")?;
