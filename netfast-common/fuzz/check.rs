@@ -4,7 +4,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use netfast_common::{
     Reason,
     abi::FlowKey,
-    addr,
+    addr, quic,
     rewrite::{self, Words},
     wire::{self, Fragment, Packet, UDP},
 };
@@ -31,6 +31,9 @@ pub fn check(frame: &[u8]) -> Result<Packet, Reason> {
     places(frame, &packet);
     agrees_with_etherparse(frame, &packet);
     let plain = packet.fragment == Fragment::No && packet.has_ports();
+    if plain && packet.key.protocol == UDP {
+        server_ids(&frame[usize::from(packet.l4) + 8..]);
+    }
     let refused = packet.version == 6 && packet.key.protocol == UDP && packet.no_udp_checksum;
     if plain && !refused {
         forward(frame, &packet);
@@ -62,6 +65,31 @@ fn places(frame: &[u8], packet: &Packet) {
         assert_eq!((identifier, [0, 0]), (&asking[..], asked), "{packet:?}");
     } else {
         assert_eq!((0, 0), (packet.source_port(), packet.destination_port()), "payload is no header");
+    }
+}
+
+/// Server IDs of a datagram as it is, and as one of the QUIC versions whose long headers are read, against a plain reading.
+fn server_ids(datagram: &[u8]) {
+    let Some(bytes) = datagram.first_chunk::<{ quic::READ }>() else { return };
+    let length = bytes[quic::READ - 1] % 18;
+    for version in [None, Some(1u32), Some(0x6b33_43cf)] {
+        let mut bytes = *bytes;
+        if let Some(version) = version {
+            bytes[1..5].copy_from_slice(&version.to_be_bytes());
+            // A length that connection IDs of these versions have, or one more.
+            bytes[5] %= 22;
+        }
+        // RFC 9000 17.2, RFC 9369 3.2: Handshake packets. RFC 9000 17.3: short headers.
+        let id = match (bytes[0] >> 4, &bytes[1..5]) {
+            (0..8, _) => Some(&bytes[1..]),
+            (0xa | 0xe, [0, 0, 0, 1]) | (0xb | 0xf, [0x6b, 0x33, 0x43, 0xcf]) => {
+                (length < bytes[5] && bytes[5] <= 20).then_some(&bytes[6..])
+            }
+            _ => None,
+        };
+        let named = id.filter(|id| id[0] < 0xe0 && length <= 15);
+        let expected = named.and_then(|id| quic::words(&id[1..=usize::from(length)]));
+        assert_eq!(expected, quic::server_id(&bytes, length), "{length} bytes of {bytes:02x?}");
     }
 }
 
