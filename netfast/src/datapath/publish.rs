@@ -40,7 +40,8 @@ impl Publisher {
         self.hold_back(maps);
         // Programs that started before the last publication may still read the slot that is written now.
         sys::grace_period();
-        let generation = next(self.generation);
+        // What is live, not what was published last: `settings::write` goes on by two.
+        let generation = next(maps.config.load32(0, GENERATION));
         let slot = generation & 1;
 
         write_part(&maps.services, slot, abi::MAX_SERVICES, &images.services);
