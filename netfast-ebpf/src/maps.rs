@@ -209,6 +209,10 @@ pub static SOURCE_LIMIT: Array<
 #[btf_map]
 pub static INTERFACE_COUNTERS: PerCpuArray<Traffic, INTERFACE_COUNTER_ROWS> = PerCpuArray::new();
 
+/// Packets that the flow cache did not decide, by row of the interface (in `packets`). Program writes, agent reads.
+#[btf_map]
+pub static CACHE_MISSES: PerCpuArray<Traffic, { abi::MAX_INTERFACES as usize + 1 }> = PerCpuArray::new();
+
 /// Packets by target and direction. Program writes, agent reads.
 #[btf_map]
 pub static TARGET_COUNTERS: PerCpuArray<Traffic, { 2 * abi::MAX_TARGETS as usize }> = PerCpuArray::new();

@@ -11,9 +11,9 @@ use netfast_common::{
 };
 
 use crate::{
-    account::Outcome,
+    account::{self, Outcome},
     claim, classify, echo, frame, icmp, known,
-    maps::{FORWARDS, RULE_SETS, SCRATCH, SERVICES},
+    maps::{CACHE_MISSES, FORWARDS, RULE_SETS, SCRATCH, SERVICES},
     new,
     run::Run,
     scratch::{
@@ -55,6 +55,7 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
     if !run.is_known() {
         return Step::Done(Outcome::pass(Reason::Unattached));
     }
+    account::add(&CACHE_MISSES, run.row, 0);
     let Some(memory) = SCRATCH.get_ptr_mut(0) else { return Step::Done(Outcome::drop(Reason::Internal)) };
     // SAFETY: the element is this CPU's alone, and a program does not interrupt itself.
     let Memory { packet, scratch } = unsafe { &mut *memory };

@@ -13,8 +13,8 @@ use netfast_common::abi::ABI_VERSION;
 use super::{claims::Claims, interfaces::Interfaces};
 use crate::{
     api::types::{
-        Count, FlowSummary, ForwardCount, Intent, InterfaceCount, MapFill, NamedCount, Rules, SCHEMA_VERSION,
-        SnatCount, Stats, Status, TargetCount,
+        CacheMisses, CacheSets, CacheSummary, Count, FlowSummary, ForwardCount, Intent, InterfaceCount,
+        MapFill, NamedCount, Rules, SCHEMA_VERSION, SnatCount, Stats, Status, TargetCount,
     },
     datapath::{Datapath, Direction, Tally},
     health::Checks,
@@ -218,6 +218,16 @@ impl Shared {
         }
         rows
     }
+
+    fn cache(&self) -> CacheSummary {
+        let host = self.netlink.host();
+        let misses = self.datapath.interface_rows().into_iter().map(|(ifindex, row)| CacheMisses {
+            interface: host.name(ifindex),
+            packets: self.datapath.counters().cache_misses(row),
+        });
+        let [ipv4, ipv6] = self.datapath.cache_sets().map(|(sets, max_sets)| CacheSets { sets, max_sets });
+        CacheSummary { misses: misses.collect(), ipv4, ipv6 }
+    }
 }
 
 impl StatsSource for Shared {
@@ -296,6 +306,7 @@ impl StatsSource for Shared {
                 half_open_max,
                 generation: tally.generation,
             },
+            cache: self.cache(),
             maps: vec![
                 fill("FLOWS", tally.confirmed, confirmed_max),
                 fill("HALF_OPEN", tally.half_open, half_open_max),

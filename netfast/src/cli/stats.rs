@@ -41,6 +41,7 @@ enum Section {
     Echoes,
     Filters,
     Flows,
+    Cache,
     Maps,
 }
 
@@ -140,6 +141,11 @@ fn difference(after: &types::Stats, before: &types::Stats) -> types::Stats {
             .find(|old| old.interface == *interface && old.verdict == *verdict && old.reason == *reason);
         *count = less(*count, old.map(|old| old.count));
     }
+    for row in &mut change.cache.misses {
+        let old = before.cache.misses.iter().find(|old| old.interface == row.interface);
+        // Less than before: the interface has come anew.
+        row.packets = row.packets.checked_sub(old.map_or(0, |old| old.packets)).unwrap_or(row.packets);
+    }
     for row in &mut change.forwards {
         let old = before.forwards.iter().find(|old| old.forward == row.forward);
         row.to_target = less(row.to_target, old.map(|old| old.to_target));
@@ -217,6 +223,7 @@ fn page(output: Output, stats: &types::Stats, seconds: Option<f64>, sections: &[
         (Section::Echoes, named(output, style, "ECHO", &stats.echoes)),
         (Section::Filters, named(output, style, "FILTER", &stats.filters)),
         (Section::Flows, Some(flows(output, stats))),
+        (Section::Cache, cache(output, style, stats)),
         (Section::Maps, maps(output, stats)),
     ];
     // The tables' sizes alone are nothing that was counted; the maps below the flows are for those who ask.
@@ -332,6 +339,23 @@ fn flows(output: Output, stats: &types::Stats) -> String {
         vec![name.to_owned(), used.to_string(), max.to_string(), units::percent(used, max)]
     });
     output.table_text(&["FLOWS", "USED", "MAX", "FULL"], &["USED", "MAX", "FULL"], rows.into())
+}
+
+/// How many packets the flow cache decided, for interfaces that packets came in by.
+fn cache(output: Output, style: Style, stats: &types::Stats) -> Option<String> {
+    let cells = stats.cache.misses.iter().filter_map(|row| {
+        let rows = stats.interfaces.iter().filter(|count| count.interface == row.interface);
+        let packets: u64 = rows.map(|count| count.count.packets).sum();
+        // The two are not read in one moment.
+        let hits = packets.saturating_sub(row.packets);
+        let numbers = [hits, row.packets].map(|number| style.number(number));
+        (packets > 0).then(|| {
+            [vec![row.interface.clone()], numbers.into(), vec![units::percent(row.packets, packets)]].concat()
+        })
+    });
+    let numbers =
+        if style.seconds.is_some() { ["HITS/S", "MISSES/S", "MISSED"] } else { ["HITS", "MISSES", "MISSED"] };
+    section(output, &[&["CACHE"], &numbers[..]].concat(), &numbers, cells.collect())
 }
 
 fn maps(output: Output, stats: &types::Stats) -> Option<String> {

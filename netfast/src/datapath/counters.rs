@@ -13,6 +13,7 @@ use crate::api::types::Count;
 /// The counter maps. A sum is taken CPU by CPU and so is not of one moment; each counter only grows.
 pub struct Counters {
     interfaces: OwnedFd,
+    misses: OwnedFd,
     targets: OwnedFd,
     echoes: OwnedFd,
     filters: OwnedFd,
@@ -33,6 +34,7 @@ impl Counters {
     pub(super) fn open(loaded: &Loaded) -> Result<Self, DatapathError> {
         Ok(Self {
             interfaces: loaded.map_fd("INTERFACE_COUNTERS")?,
+            misses: loaded.map_fd("CACHE_MISSES")?,
             targets: loaded.map_fd("TARGET_COUNTERS")?,
             echoes: loaded.map_fd("ECHO_COUNTERS")?,
             filters: loaded.map_fd("FILTER_COUNTERS")?,
@@ -71,7 +73,13 @@ impl Counters {
         counts
     }
 
+    /// Packets that came in by the interface of `row` and that the flow cache did not decide.
+    pub fn cache_misses(&self, row: u16) -> u64 {
+        self.sum(&self.misses, u32::from(row)).packets
+    }
+
     pub(super) fn clear_interface(&self, row: u16) {
+        self.clear(&self.misses, u32::from(row));
         for reason in 0..Reason::SLOTS {
             for verdict in 0..Verdict::COUNT {
                 self.clear(&self.interfaces, interface_index(row, reason, verdict));

@@ -332,6 +332,11 @@ impl Datapath {
         &self.counters
     }
 
+    /// Sets of the flow cache on each CPU, in use and in all: of its IPv4 part and of its IPv6 part.
+    pub fn cache_sets(&self) -> [(u32, u32); 2] {
+        settings::cache_sets(self)
+    }
+
     /// Mappings of source NAT that fit.
     pub fn mapping_capacity(&self) -> u64 {
         use std::os::fd::AsFd;

@@ -173,6 +173,13 @@ pub const fn fit(flows: u64, present: u32, stride: u32) -> u32 {
     if sets == 0 { 0 } else { (sets - 1) as u32 }
 }
 
+/// Sets in use and sets there are, for each CPU: of the IPv4 cache and of the IPv6 cache.
+pub(super) fn cache_sets(datapath: &Datapath) -> [(u32, u32); 2] {
+    let masks = [offset_of!(Config, cache4_mask), offset_of!(Config, cache6_mask)];
+    let strides = datapath.cache_strides;
+    [0, 1].map(|part| (datapath.maps.config.load32(0, masks[part]) + 1, strides[part]))
+}
+
 /// Fits both caches to the numbers of active IPv4 and IPv6 flows.
 pub(super) fn fit_caches(datapath: &Datapath, flows4: u64, flows6: u64) {
     let config = &datapath.maps.config;

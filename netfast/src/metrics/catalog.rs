@@ -95,6 +95,12 @@ metrics! {
         "Packets dropped, by reason.";
     PUNTS_TOTAL = Counter "punts_total" ["interface", "reason"]
         "Packets handed to the kernel, by reason.";
+    CACHE_MISSES_TOTAL = Counter "cache_misses_total" ["interface"]
+        "Packets that the flow cache did not decide; the cache's hit rate is 1 - this / netfast_packets_total.";
+    CACHE_SETS = Gauge "cache_sets" ["version"]
+        "Sets of the flow cache (two lines each) in use on each CPU, fitted to the number of flows, by IP version.";
+    CACHE_MAX_SETS = Gauge "cache_max_sets" ["version"]
+        "Sets that the flow cache may grow to.";
     FORWARD_PACKETS_TOTAL = Counter "forward_packets_total" ["forward", "direction"]
         "Packets of a forward's flows, by direction: to_target or to_client.";
     FORWARD_BYTES_TOTAL = Counter "forward_bytes_total" ["forward", "direction"]

@@ -141,6 +141,13 @@ fn interfaces(scrape: &mut Scrape, stats: &Stats, status: &Status) {
         };
         scrape.add(by_reason, &[&row.interface, &row.reason], row.count.packets);
     }
+    for row in &stats.cache.misses {
+        scrape.add(&catalog::CACHE_MISSES_TOTAL, &[&row.interface], row.packets);
+    }
+    for (version, part) in [("4", stats.cache.ipv4), ("6", stats.cache.ipv6)] {
+        scrape.add(&catalog::CACHE_SETS, &[version], u64::from(part.sets));
+        scrape.add(&catalog::CACHE_MAX_SETS, &[version], u64::from(part.max_sets));
+    }
     scrape.add(&catalog::EVENTS_LOST_TOTAL, &[], stats.events_lost);
     scrape.add_exact(&catalog::HEALTH_DELAY_SECONDS, &[], stats.health.delay_milliseconds as f64 / 1e3);
     scrape.add(&catalog::HEALTH_CHECKS_UNDER_WAY, &[], stats.health.under_way);

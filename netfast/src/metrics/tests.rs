@@ -10,8 +10,9 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::api::types::{
-    AttachMode, CheckCounts, ClaimState, ClaimStatus, Count, ForwardCount, InterfaceCount, InterfaceStatus,
-    MapFill, NamedCount, SCHEMA_VERSION, SnatCount, TargetCount, TargetHealth, TargetState,
+    AttachMode, CacheMisses, CacheSets, CacheSummary, CheckCounts, ClaimState, ClaimStatus, Count,
+    ForwardCount, InterfaceCount, InterfaceStatus, MapFill, NamedCount, SCHEMA_VERSION, SnatCount,
+    TargetCount, TargetHealth, TargetState,
 };
 
 struct Fake {
@@ -121,6 +122,11 @@ fn fake() -> Fake {
                 NamedCount { name: "scanner".into(), count: count(4) },
                 NamedCount { name: "2".into(), count: count(1) },
             ],
+            cache: CacheSummary {
+                misses: vec![CacheMisses { interface: "wan0".into(), packets: 9 }],
+                ipv4: CacheSets { sets: 256, max_sets: 16_384 },
+                ipv6: CacheSets { sets: 512, max_sets: 4096 },
+            },
             maps: vec![MapFill { map: "FLOWS".into(), entries: 4, max_entries: 1024 }],
             ..Stats::default()
         }),
@@ -177,6 +183,9 @@ fn every_number_arrives_under_its_name() {
         "netfast_ready 1",
         "netfast_store_up 0",
         "netfast_events_lost_total 2",
+        r#"netfast_cache_misses_total{interface="wan0"} 9"#,
+        r#"netfast_cache_sets{version="4"} 256"#,
+        r#"netfast_cache_max_sets{version="6"} 4096"#,
         "netfast_series_suppressed 0",
         "netfast_config_revision 12",
         "netfast_config_applied_revision 11",

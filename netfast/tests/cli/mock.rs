@@ -16,11 +16,11 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use netfast::api::types::{
-    AttachMode, Attachment, ChangeReply, ChangeRequest, Count, Decider, Echo, ErrorBody, ErrorCode,
-    ErrorReply, ExplainReply, FilterAction, FilterList, FilterRow, FilterRule, FlowList, FlowRecord,
-    FlowSummary, Forward, ForwardCount, ForwardMode, HealthSummary, Intent, InterfaceCount, InterfaceStatus,
-    MapFill, NamedCount, Protocol, Rules, SCHEMA_VERSION, Stats, Status, StopReply, Target, TargetCount,
-    TargetHealth, TargetState, Transport, VersionReply,
+    AttachMode, Attachment, CacheMisses, CacheSummary, ChangeReply, ChangeRequest, Count, Decider, Echo,
+    ErrorBody, ErrorCode, ErrorReply, ExplainReply, FilterAction, FilterList, FilterRow, FilterRule,
+    FlowList, FlowRecord, FlowSummary, Forward, ForwardCount, ForwardMode, HealthSummary, Intent,
+    InterfaceCount, InterfaceStatus, MapFill, NamedCount, Protocol, Rules, SCHEMA_VERSION, Stats, Status,
+    StopReply, Target, TargetCount, TargetHealth, TargetState, Transport, VersionReply,
 };
 use serde_json::Value;
 
@@ -397,6 +397,10 @@ pub fn world() -> World {
             NamedCount { name: "scanner".to_owned(), count: count(815, 48_900) },
             NamedCount { name: "2".to_owned(), count: count(0, 0) },
         ],
+        cache: CacheSummary {
+            misses: vec![CacheMisses { interface: "eth0".to_owned(), packets: 34_000 }],
+            ..CacheSummary::default()
+        },
         maps: vec![MapFill { map: "FLOWS".to_owned(), entries: 2468, max_entries: 524_288 }],
         events_lost: 0,
         health: HealthSummary::default(),

@@ -232,6 +232,7 @@ fn stats_show_every_section() {
         "192.0.2.10:7 7 700 B",
         "scanner 815 49 kB",
         "confirmed 1234 262144 0.5%",
+        "eth0 1.2M 34k 2.8%",
     ] {
         assert!(shown.contains(&line.to_owned()), "{line} is missing in\n{out}");
     }

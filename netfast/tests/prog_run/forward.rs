@@ -16,7 +16,7 @@ scenarios! {
     tcp_nat, tcp_nat_ipv6, udp_nat, udp_nat_ipv6, dnat_keeps_the_client_s_address, ranges_keep_their_offset,
     no_checksum_stays_none, ipv6_without_checksum_is_refused, a_ttl_that_is_used_up, no_target, fragments_to_a_service,
     options_and_extension_headers_travel, targets_are_chosen_by_flow, nat_ports_are_those_configured,
-    payloads_of_any_length,
+    payloads_of_any_length, misses_of_the_cache_are_counted,
 }
 
 /// A forward to one target.
@@ -73,6 +73,29 @@ fn datagrams(bed: &mut Bed, query: Frame, target: &str) {
         bed.replied("answer", &query, &sent.answer());
         bed.nat("next query", &query, target);
     }
+}
+
+fn misses_of_the_cache_are_counted(bed: &mut Bed) {
+    bed.rules(&forward("dns", "udp", "192.0.2.10:53", "nat", "10.0.0.53:5353"));
+    let misses = |bed: &Bed| {
+        let rows = bed.sandbox.datapath().interface_rows();
+        let row = |side: u32| rows.iter().find(|(ifindex, _)| *ifindex == side).unwrap().1;
+        [CLIENT_SIDE.0, TARGET_SIDE.0].map(|side| bed.sandbox.counters().cache_misses(row(side)))
+    };
+    let before = misses(bed);
+    let query = udp("198.51.100.1:4002", "192.0.2.10:53");
+    let sent = bed.nat("first", &query, "10.0.0.53:5353");
+    bed.replied("its answer", &query, &sent.answer());
+    bed.nat("second", &query, "10.0.0.53:5353");
+    let learnt = misses(bed);
+    assert_eq!([before[0] + 2, before[1] + 1], learnt);
+    for _ in 0..5 {
+        bed.nat("of a cached flow", &query, "10.0.0.53:5353");
+        bed.replied("its answer", &query, &sent.answer());
+    }
+    assert_eq!(learnt, misses(bed));
+    bed.expect("not netfast's", &udp("198.51.100.1:4002", "192.0.2.10:54"), Pass, NoService);
+    assert_eq!([learnt[0] + 1, learnt[1]], misses(bed));
 }
 
 fn dnat_keeps_the_client_s_address(bed: &mut Bed) {

@@ -96,6 +96,9 @@ pub struct Stats {
     pub filters: Vec<NamedCount>,
     /// Flow tables.
     pub flows: FlowSummary,
+    /// The flow cache.
+    #[serde(default)]
+    pub cache: CacheSummary,
     /// Fill of the maps that can run full.
     #[serde(default)]
     pub maps: Vec<MapFill>,
@@ -108,6 +111,35 @@ pub struct Stats {
     /// Claimed addresses, one row for each link.
     #[serde(default)]
     pub claims: Vec<ClaimStatus>,
+}
+
+/// The flow cache: the programs decide most packets by it alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheSummary {
+    /// Packets that it did not decide, by interface; those that it did are the rest of [`Stats::interfaces`].
+    pub misses: Vec<CacheMisses>,
+    /// Its IPv4 part.
+    pub ipv4: CacheSets,
+    /// Its IPv6 part.
+    pub ipv6: CacheSets,
+}
+
+/// A row of [`CacheSummary::misses`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheMisses {
+    /// Name of the interface that the packets came in by.
+    pub interface: String,
+    /// How many.
+    pub packets: u64,
+}
+
+/// Size of a part of the flow cache on each CPU, in sets of two lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheSets {
+    /// In use, fitted to the number of flows: four times as many, if there are so many.
+    pub sets: u32,
+    /// As many as there are (`[tables]` of agent.toml).
+    pub max_sets: u32,
 }
 
 /// Fill of a map.
