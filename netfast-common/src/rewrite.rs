@@ -65,15 +65,7 @@ pub fn ipv4_by(header: &mut impl Words, source: u32, destination: u32, deltas: u
 /// pseudo-header has changed by. The caller has checked that the hop limit is above 1.
 #[inline(always)]
 pub fn ipv6(header: &mut impl Words, source: [u32; 4], destination: [u32; 4]) -> Delta {
-    let mut delta = Delta::NONE;
-    let mut i = 0;
-    while i < 4 {
-        delta = delta.word32(header.word(IPV6_SOURCE + i), source[i]);
-        delta = delta.word32(header.word(IPV6_DESTINATION + i), destination[i]);
-        header.put(IPV6_SOURCE + i, source[i]);
-        header.put(IPV6_DESTINATION + i, destination[i]);
-        i += 1;
-    }
+    let delta = embedded_ipv6(header, source, destination);
     let [a, b, c, hop_limit] = header.word(IPV6_HOP_LIMIT).to_ne_bytes();
     header.put(IPV6_HOP_LIMIT, u32::from_ne_bytes([a, b, c, hop_limit.wrapping_sub(1)]));
     delta

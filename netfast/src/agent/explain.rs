@@ -1,41 +1,18 @@
 //! What would become of a packet.
 
-use std::net::IpAddr;
-
 use netfast_common::{
     addr,
     wire::{ACK, Packet, SYN, TCP},
 };
 
-use super::state::Shared;
+use super::{host_names::HostNames, state::Shared};
 use crate::{
     api::types::{
         Decider, ErrorBody, ErrorCode, ExplainReply, ExplainRequest, FilterAction, IcmpKind, Rules,
         SCHEMA_VERSION, Transport,
     },
-    netlink::HostState,
-    rules::{
-        compile,
-        images::{HostView, TargetRoute},
-    },
+    rules::compile,
 };
-
-/// The host's interfaces.
-struct Names<'a>(&'a HostState);
-
-impl HostView for Names<'_> {
-    fn ifindex(&self, name: &str) -> Option<u32> {
-        self.0.ifindex(name)
-    }
-
-    fn owns(&self, address: IpAddr) -> bool {
-        self.0.owns(address)
-    }
-
-    fn route(&self, _target: IpAddr) -> Option<TargetRoute> {
-        None
-    }
-}
 
 fn usage(field: &str, message: String) -> ErrorBody {
     ErrorBody { code: ErrorCode::Usage, message, field: Some(field.to_owned()) }
@@ -132,7 +109,7 @@ impl Shared {
         };
         let snapshot = self.snapshot.load();
         let rules = &snapshot.intent.rules;
-        let expanded = compile::expand(rules, &snapshot.ids, &Names(&host), &mut Vec::new())?;
+        let expanded = compile::expand(rules, &snapshot.ids, &HostNames(&host), &mut Vec::new())?;
         let mut reply = ExplainReply {
             schema_version: SCHEMA_VERSION,
             revision: snapshot.intent.revision,

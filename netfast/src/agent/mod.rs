@@ -9,6 +9,7 @@ mod engine;
 mod explain;
 mod filters;
 mod host_checks;
+mod host_names;
 mod interfaces;
 mod listeners;
 mod lock;

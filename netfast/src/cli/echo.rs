@@ -1,7 +1,6 @@
 //! `netfast echo`.
 
 use ipnet::IpNet;
-use serde::Serialize;
 
 use super::{
     Context,
@@ -10,7 +9,7 @@ use super::{
     values,
     values::word,
 };
-use crate::api::types::{self, DEFAULT_ECHO_RATE, EchoProtocol, Endpoint, Operation, SCHEMA_VERSION};
+use crate::api::types::{self, DEFAULT_ECHO_RATE, EchoProtocol, Endpoint, Operation};
 
 /// UDP echo (RFC 862) and STAMP (RFC 8762) reflectors
 #[derive(Debug, clap::Subcommand)]
@@ -99,20 +98,12 @@ pub struct Delete {
     flags: ChangeFlags,
 }
 
-#[derive(Serialize)]
-struct EchoList {
-    schema_version: u32,
-    revision: u64,
-    echoes: Vec<types::Echo>,
-}
-
 async fn list(context: &Context) -> Outcome {
     let intent = context.client.intent().await?;
     let echoes = intent.rules.echoes;
     let output = context.output;
     if output.is_json() {
-        let document = EchoList { schema_version: SCHEMA_VERSION, revision: intent.revision, echoes };
-        return output.json_list(&document, &document.echoes);
+        return output.json_rules("echoes", intent.revision, &echoes);
     }
     if echoes.is_empty() {
         output.note("no echo reflectors; add one: netfast echo add 192.0.2.10:7 --allow 198.51.100.0/24");

@@ -5,6 +5,7 @@ use std::{fmt::Display, io, path::Path};
 use crate::{
     api::types::{ErrorBody, ErrorCode},
     config::Report,
+    rules::suggest,
 };
 
 /// Exit code of a negative answer: a difference was found, the agent is not ready.
@@ -44,6 +45,11 @@ impl Failure {
     /// Something that does not exist.
     pub fn not_found(message: impl Display) -> Self {
         Self::new(ErrorCode::NotFound, message)
+    }
+
+    /// A `kind` of that name that does not exist; `names` are those of the ones that do.
+    pub fn unknown<'a>(kind: &str, name: &str, names: impl Iterator<Item = &'a str>) -> Self {
+        Self::not_found(format_args!("there is no {kind} {name:?}{}", suggest::hint(name, names)))
     }
 
     /// A command line that clap accepts and that makes no sense all the same.

@@ -18,7 +18,7 @@ use crate::{
         self, Endpoint, ForwardCount, ForwardMode, Health, Operation, SCHEMA_VERSION, Stats, TargetCount,
         Transport,
     },
-    rules::{suggest, tunnel},
+    rules::tunnel,
 };
 
 /// Forwards: services whose connections go to targets
@@ -183,20 +183,12 @@ impl ForwardArguments {
     }
 }
 
-#[derive(Serialize)]
-struct ForwardList {
-    schema_version: u32,
-    revision: u64,
-    forwards: Vec<types::Forward>,
-}
-
 async fn list(context: &Context) -> Outcome {
     let intent = context.client.intent().await?;
     let forwards = intent.rules.forwards;
     let output = context.output;
     if output.is_json() {
-        let document = ForwardList { schema_version: SCHEMA_VERSION, revision: intent.revision, forwards };
-        return output.json_list(&document, &document.forwards);
+        return output.json_rules("forwards", intent.revision, &forwards);
     }
     if forwards.is_empty() {
         output.note("no forwards; add one: netfast forward add web tcp 192.0.2.10:443 --to 10.0.0.11:8443");
@@ -366,8 +358,7 @@ fn traffic(count: types::Count) -> String {
 /// That there is none, with the likeliest one meant.
 pub fn find<'a>(forwards: &'a [types::Forward], name: &str) -> Result<&'a types::Forward, Failure> {
     forwards.iter().find(|forward| forward.name == name).ok_or_else(|| {
-        let hint = suggest::hint(name, forwards.iter().map(|forward| forward.name.as_str()));
-        Failure::not_found(format_args!("there is no forward {name:?}{hint}"))
+        Failure::unknown("forward", name, forwards.iter().map(|forward| forward.name.as_str()))
     })
 }
 

@@ -1,6 +1,9 @@
 //! Where output goes: data to stdout, everything else to stderr.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal, Write},
+};
 
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
@@ -140,6 +143,17 @@ impl Output {
         Ok(out.flush()?)
     }
 
+    /// A list of rules as JSON: [`Self::json_list`] of a document with `schema_version`, `revision` and the items as `name`.
+    ///
+    /// # Errors
+    /// See [`Self::text`].
+    pub fn json_rules<T: Serialize>(self, name: &str, revision: u64, items: &[T]) -> Outcome {
+        self.json_list(
+            &RuleList { schema_version: SCHEMA_VERSION, revision, items: [(name, items)].into() },
+            items,
+        )
+    }
+
     /// A table; its columns are of text, but those of `numbers`.
     ///
     /// # Errors
@@ -250,6 +264,14 @@ struct Item<'a, T> {
     schema_version: u32,
     #[serde(flatten)]
     item: &'a T,
+}
+
+#[derive(Serialize)]
+struct RuleList<'a, T> {
+    schema_version: u32,
+    revision: u64,
+    #[serde(flatten)]
+    items: BTreeMap<&'a str, &'a [T]>,
 }
 
 /// A line to stderr. If that is closed there is nobody to tell.

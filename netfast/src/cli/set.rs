@@ -12,9 +12,8 @@ use super::{
     files, units, values,
 };
 use crate::{
-    api::types::{self, AddressSet, ErrorCode, Intent, Operation, SCHEMA_VERSION},
+    api::types::{self, AddressSet, Intent, Operation, SCHEMA_VERSION},
     config::Report,
-    rules::suggest,
 };
 
 /// Sets of addresses, which filter rules refer to as @NAME
@@ -185,10 +184,9 @@ fn read(file: &std::path::Path) -> Result<Vec<IpNet>, Failure> {
 
 fn find<'a>(intent: &'a Intent, name: &str) -> Result<&'a AddressSet, Failure> {
     let sets = &intent.rules.sets;
-    sets.iter().find(|set| set.name == name).ok_or_else(|| {
-        let hint = suggest::hint(name, sets.iter().map(|set| set.name.as_str()));
-        Failure::new(ErrorCode::NotFound, format_args!("there is no set {name:?}{hint}"))
-    })
+    sets.iter()
+        .find(|set| set.name == name)
+        .ok_or_else(|| Failure::unknown("set", name, sets.iter().map(|set| set.name.as_str())))
 }
 
 /// Changes a set as it is at present; what somebody else does meanwhile is a conflict and not lost.
@@ -202,18 +200,10 @@ async fn edit(
     let present = find(&intent, &name)?;
     let mut next: BTreeSet<IpNet> = present.addresses.iter().copied().collect();
     let given: Vec<IpNet> = addresses.iter().map(IpNet::trunc).collect();
-    change(&mut next, &given).map_err(|missing| {
-        Failure::new(ErrorCode::NotFound, format_args!("{missing} does not stand in set {name:?}"))
-    })?;
+    change(&mut next, &given)
+        .map_err(|missing| Failure::not_found(format_args!("{missing} does not stand in set {name:?}")))?;
     let set = AddressSet { addresses: next.into_iter().collect(), ..present.clone() };
     change::submit(context, &flags.at(intent.revision), vec![Operation::SetPut { set }]).await
-}
-
-#[derive(Serialize)]
-struct SetList<'a> {
-    schema_version: u32,
-    revision: u64,
-    sets: &'a [AddressSet],
 }
 
 #[derive(Serialize)]
@@ -227,8 +217,7 @@ async fn list(context: &Context) -> Outcome {
     let intent = context.client.intent().await?;
     let (output, sets) = (context.output, &intent.rules.sets);
     if output.is_json() {
-        let document = SetList { schema_version: SCHEMA_VERSION, revision: intent.revision, sets };
-        return output.json_list(&document, sets);
+        return output.json_rules("sets", intent.revision, sets);
     }
     if sets.is_empty() {
         output.note("no sets; make one: netfast set put bad 203.0.113.0/24 198.51.100.7");

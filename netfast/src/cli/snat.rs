@@ -11,12 +11,8 @@ use super::{
     failure::{Failure, Outcome},
     units, values,
 };
-use crate::{
-    api::types::{
-        self, DEFAULT_PORTS_PER_SOURCE, ErrorBody, ErrorCode, Operation, PortRange, SCHEMA_VERSION,
-        SnatCount, SnatFiltering,
-    },
-    rules::suggest,
+use crate::api::types::{
+    self, DEFAULT_PORTS_PER_SOURCE, Operation, PortRange, SCHEMA_VERSION, SnatCount, SnatFiltering,
 };
 
 /// Source NAT rules: a LAN behind this host
@@ -161,13 +157,6 @@ pub struct Delete {
     flags: ChangeFlags,
 }
 
-#[derive(Serialize)]
-struct SnatList {
-    schema_version: u32,
-    revision: u64,
-    snats: Vec<types::Snat>,
-}
-
 /// Number of rules in a list of numbers, where there are any.
 pub fn count(rules: usize) -> String {
     if rules == 0 { String::new() } else { units::plural(rules as u64, "source NAT rule") + ", " }
@@ -182,8 +171,7 @@ async fn list(context: &Context) -> Outcome {
     let snats = intent.rules.snats;
     let output = context.output;
     if output.is_json() {
-        let document = SnatList { schema_version: SCHEMA_VERSION, revision: intent.revision, snats };
-        return output.json_list(&document, &document.snats);
+        return output.json_rules("snats", intent.revision, &snats);
     }
     if snats.is_empty() {
         output.note("no source NAT rules; add one: netfast snat add lan --from 10.0.0.0/8 --to 192.0.2.1");
@@ -218,12 +206,8 @@ struct SnatView {
 async fn show(context: &Context, name: &str) -> Outcome {
     let intent = context.client.intent().await?;
     let Some(snat) = intent.rules.snats.iter().find(|snat| snat.name == name).cloned() else {
-        let hint = suggest::hint(name, intent.rules.snats.iter().map(|snat| snat.name.as_str()));
-        return Err(Failure::Error(ErrorBody {
-            code: ErrorCode::NotFound,
-            message: format!("there is no source NAT rule {name:?}{hint}"),
-            field: Some("snat".to_owned()),
-        }));
+        let names = intent.rules.snats.iter().map(|snat| snat.name.as_str());
+        return Err(Failure::unknown("source NAT rule", name, names));
     };
     let stats = context.client.stats().await?;
     let counts = stats.snats.iter().find(|row| row.snat == name).cloned();

@@ -16,7 +16,7 @@ use super::{
     output::Output,
     units, values,
 };
-use crate::api::types::{self, Endpoint, Operation, SCHEMA_VERSION, Stats, TargetHealth};
+use crate::api::types::{self, Endpoint, Operation, Stats, TargetHealth};
 
 /// Targets of forwards
 #[derive(Debug, clap::Subcommand)]
@@ -129,13 +129,6 @@ impl TargetArguments {
 }
 
 #[derive(Serialize)]
-struct TargetList {
-    schema_version: u32,
-    revision: u64,
-    targets: Vec<TargetRow>,
-}
-
-#[derive(Serialize)]
 struct TargetRow {
     forward: String,
     address: Endpoint,
@@ -170,8 +163,7 @@ async fn list(context: &Context, name: Option<&str>) -> Outcome {
         .collect();
     let output = context.output;
     if output.is_json() {
-        let document = TargetList { schema_version: SCHEMA_VERSION, revision: intent.revision, targets };
-        return output.json_list(&document, &document.targets);
+        return output.json_rules("targets", intent.revision, &targets);
     }
     if targets.is_empty() {
         output.note(&format!(

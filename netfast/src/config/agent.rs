@@ -1,25 +1,27 @@
 //! `agent.toml`: what belongs to the host. Every key has a default; an empty file is a valid one.
 
 use std::{
-    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use netfast_common::abi::{MAX_FILTER_NUMBERS, MAX_INTERFACES, Policy, PolicyClass};
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
 use crate::{
-    api::types::{AttachMode, ParseError, PortRange},
+    api::types::{AttachMode, PortRange},
     rules::validate,
 };
 
-use super::{Report, Step, duration};
+use super::{Report, Step};
 
 mod flows;
+mod policy;
+mod timeouts;
 
 pub use flows::Flows;
+pub use policy::PolicyTable;
+pub use timeouts::Timeouts;
 
 /// Where `agent.toml` is looked for.
 pub const DEFAULT_PATH: &str = "/etc/netfast/agent.toml";
@@ -180,52 +182,6 @@ impl Default for Nat {
     }
 }
 
-/// `[timeouts]`: idle times after which a flow ends, as `300s`, `5m`, `2h4m`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Timeouts {
-    /// UDP with packets both ways (RFC 4787 REQ-5: 5 min).
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub udp: Duration,
-    /// UDP with packets one way only (RFC 4787 REQ-5: no less than 2 min).
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub udp_one_way: Duration,
-    /// ICMP query of source NAT (RFC 5508 REQ-1: at least 60 s).
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub icmp: Duration,
-    /// TCP handshake (RFC 5382 REQ-5: 4 min).
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub tcp_opening: Duration,
-    /// Established TCP (RFC 5382 REQ-5: 2 h 4 min).
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub tcp_established: Duration,
-    /// TCP after a FIN of one side (RFC 6146 3.5.2.2: as established).
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub tcp_half_closed: Duration,
-    /// TCP after a FIN of both (RFC 5382 REQ-5: 4 min).
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub tcp_closing: Duration,
-    /// TCP after a RST (RFC 7857 2.2: 4 min).
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub tcp_reset: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self {
-            udp: seconds(300),
-            udp_one_way: seconds(120),
-            icmp: seconds(60),
-            tcp_opening: seconds(240),
-            tcp_established: seconds(7_440),
-            tcp_half_closed: seconds(7_440),
-            tcp_closing: seconds(240),
-            tcp_reset: seconds(240),
-        }
-    }
-}
-
 /// `[limits]`: rates.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -271,91 +227,6 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self { level: "info".to_owned(), datapath_rate: 10 }
-    }
-}
-
-/// `[policy]`: one of [`PolicyClass::choices`] for each class of [`PolicyClass::TABLE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PolicyTable([Policy; PolicyClass::COUNT]);
-
-impl Default for PolicyTable {
-    fn default() -> Self {
-        Self(PolicyClass::TABLE.map(|(_, _, policy, _)| policy))
-    }
-}
-
-impl PolicyTable {
-    /// The policy of a class.
-    pub fn get(&self, class: PolicyClass) -> Policy {
-        self.0[class as usize]
-    }
-
-    /// As `Config::policies` holds them.
-    pub fn words(&self) -> [u32; PolicyClass::COUNT] {
-        self.0.map(|policy| policy as u32)
-    }
-}
-
-const POLICY_KEYS: [&str; PolicyClass::COUNT] = {
-    let mut keys = [""; PolicyClass::COUNT];
-    let mut at = 0;
-    while at < keys.len() {
-        keys[at] = PolicyClass::TABLE[at].1;
-        at += 1;
-    }
-    keys
-};
-
-impl<'de> Deserialize<'de> for PolicyTable {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = PolicyTable;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a table of policies")
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<PolicyTable, A::Error> {
-                let mut table = PolicyTable::default();
-                while let Some(Class(at)) = map.next_key()? {
-                    table.0[at] = map.next_value_seed(Word(PolicyClass::TABLE[at].0))?;
-                }
-                Ok(table)
-            }
-        }
-        d.deserialize_map(Visitor)
-    }
-}
-
-/// Key of `[policy]`, as the number of its class. A type of its own so that an error points at the key.
-struct Class(usize);
-
-impl<'de> Deserialize<'de> for Class {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let key = String::deserialize(d)?;
-        POLICY_KEYS
-            .iter()
-            .position(|known| *known == key)
-            .map(Self)
-            .ok_or_else(|| de::Error::unknown_field(&key, &POLICY_KEYS))
-    }
-}
-
-/// Reads a word for a class.
-struct Word(PolicyClass);
-
-impl<'de> de::DeserializeSeed<'de> for Word {
-    type Value = Policy;
-
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Policy, D::Error> {
-        let word = String::deserialize(d)?;
-        let choices = self.0.choices();
-        choices.iter().find(|(choice, _)| *choice == word).map(|(_, policy)| *policy).ok_or_else(|| {
-            let words: Vec<&str> = choices.iter().map(|(choice, _)| *choice).collect();
-            de::Error::custom(ParseError::word(&word, &words))
-        })
     }
 }
 
@@ -463,54 +334,6 @@ impl Tables {
                 );
             }
         }
-    }
-}
-
-/// Longest idle time: the program counts jiffies in 32 bits, and at 1000 Hz these turn over after 49 days.
-const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
-/// Shortest idle time of a confirmed flow: cached lines live a quarter of it, and their age is counted in seconds.
-const MIN_TIMEOUT: Duration = Duration::from_secs(8);
-
-impl Timeouts {
-    fn problems(&self, mut add: impl FnMut(&'static str, String)) {
-        let second = Duration::from_secs(1);
-        for (key, time, least) in [
-            ("udp", self.udp, MIN_TIMEOUT),
-            ("udp_one_way", self.udp_one_way, second),
-            ("tcp_opening", self.tcp_opening, MIN_TIMEOUT),
-            ("icmp", self.icmp, MIN_TIMEOUT),
-            ("tcp_established", self.tcp_established, MIN_TIMEOUT),
-            ("tcp_half_closed", self.tcp_half_closed, MIN_TIMEOUT),
-            ("tcp_closing", self.tcp_closing, MIN_TIMEOUT),
-            ("tcp_reset", self.tcp_reset, MIN_TIMEOUT),
-        ] {
-            if time < least || time > MAX_TIMEOUT {
-                let (time, least, most) =
-                    (duration::format(time), duration::format(least), duration::format(MAX_TIMEOUT));
-                add(key, format!("{key} = {time:?} is not in {least} to {most}"));
-            }
-        }
-    }
-
-    /// What works, but is shorter than the RFCs ask for: a sentence for each key.
-    fn advice(&self) -> Vec<String> {
-        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-        [
-            ("udp", self.udp, minutes(2), "RFC 4787 REQ-5"),
-            ("udp_one_way", self.udp_one_way, minutes(2), "RFC 4787 REQ-5"),
-            ("tcp_opening", self.tcp_opening, minutes(4), "RFC 5382 REQ-5"),
-            ("tcp_established", self.tcp_established, minutes(124), "RFC 5382 REQ-5"),
-            ("tcp_half_closed", self.tcp_half_closed, minutes(4), "RFC 5382 REQ-5"),
-            ("tcp_closing", self.tcp_closing, minutes(4), "RFC 5382 REQ-5"),
-            ("tcp_reset", self.tcp_reset, minutes(4), "RFC 7857 2.2"),
-        ]
-        .into_iter()
-        .filter(|(_, time, least, _)| time < least)
-        .map(|(key, time, least, rfc)| {
-            let (time, least) = (duration::format(time), duration::format(least));
-            format!("[timeouts] {key} = {time:?} is less than the {least} of {rfc}: flows that are in use may be cut")
-        })
-        .collect()
     }
 }
 

@@ -71,6 +71,14 @@ pub(super) fn lookup<K: aya::Pod, V: aya::Pod + Default>(
     map: BorrowedFd<'_>,
     key: &K,
 ) -> io::Result<Option<V>> {
+    value_of(Command::MapLookup, map, key)
+}
+
+fn value_of<K: aya::Pod, V: aya::Pod + Default>(
+    command: Command,
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
     let mut value = V::default();
     let mut attributes = ElementAttributes {
         map_fd: map.as_raw_fd() as u32,
@@ -78,7 +86,7 @@ pub(super) fn lookup<K: aya::Pod, V: aya::Pod + Default>(
         value: std::ptr::from_mut(&mut value) as u64,
         ..Default::default()
     };
-    found(bpf(Command::MapLookup, &mut attributes)).map(|there| there.then_some(value))
+    found(bpf(command, &mut attributes)).map(|there| there.then_some(value))
 }
 
 /// Copies the values of all CPUs of an element of a per-CPU map, whose value size is a multiple of 8, into `values`.
@@ -152,14 +160,7 @@ pub(super) fn take<K: aya::Pod, V: aya::Pod + Default>(
     map: BorrowedFd<'_>,
     key: &K,
 ) -> io::Result<Option<V>> {
-    let mut value = V::default();
-    let mut attributes = ElementAttributes {
-        map_fd: map.as_raw_fd() as u32,
-        key: address(key),
-        value: std::ptr::from_mut(&mut value) as u64,
-        ..Default::default()
-    };
-    found(bpf(Command::MapTake, &mut attributes)).map(|there| there.then_some(value))
+    value_of(Command::MapTake, map, key)
 }
 
 fn found(result: io::Result<i64>) -> io::Result<bool> {

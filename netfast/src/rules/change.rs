@@ -1,20 +1,19 @@
 //! Changes of the intent: a list of operations is done as a whole or not at all.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+mod filter;
+
+use std::collections::HashSet;
 
 use netfast_common::abi;
 
 use crate::api::types::{
-    AddressSet, Addresses, Attachment, ChangeAction, Echo, Endpoint, ErrorBody, ErrorCode, FilterDefault,
-    FilterRule, Forward, Intent, InterfacePolicy, Many, ObjectChange, Operation, Rules, Snat, Target,
+    Attachment, ChangeAction, Echo, Endpoint, ErrorBody, ErrorCode, Forward, Intent, ObjectChange, Operation,
+    Rules, Snat, Target,
 };
 
 use super::{
     check, diff,
-    normal::{normalize, normalize_forward, target_key},
+    normal::{normalize_forward, target_key},
     suggest, validate,
 };
 
@@ -72,6 +71,16 @@ pub fn apply(intent: &Intent, operations: &[Operation]) -> Result<Changed, Error
 
 fn error(code: ErrorCode, field: &str, message: String) -> ErrorBody {
     ErrorBody { code, message, field: (!field.is_empty()).then(|| field.to_owned()) }
+}
+
+/// `wanted` does not exist, as the message says; `names` are those of its kind that do.
+fn missing<'a>(
+    field: &str,
+    message: String,
+    wanted: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> ErrorBody {
+    error(ErrorCode::NotFound, field, format!("{message}{}", suggest::hint(wanted, names)))
 }
 
 fn attachments(intent: &Intent) -> Result<(), ErrorBody> {
@@ -155,10 +164,11 @@ impl Change {
 
     fn forward_at(&self, name: &str) -> Result<usize, ErrorBody> {
         let forwards = &self.intent.rules.forwards;
-        forwards.iter().position(|f| f.name == name).ok_or_else(|| {
-            let hint = suggest::hint(name, forwards.iter().map(|f| f.name.as_str()));
-            error(ErrorCode::NotFound, "forward", format!("there is no forward {name:?}{hint}"))
-        })
+        let names = forwards.iter().map(|f| f.name.as_str());
+        forwards
+            .iter()
+            .position(|f| f.name == name)
+            .ok_or_else(|| missing("forward", format!("there is no forward {name:?}"), name, names))
     }
 
     fn forward_add(&mut self, forward: &Forward, if_not_exists: bool) -> Result<(), ErrorBody> {
@@ -230,10 +240,10 @@ impl Change {
         match targets.iter().position(|t| target_key(&t.address) == target_key(address)) {
             Some(target) => Ok((at, target)),
             None => {
+                let message = format!("forward {name:?} has no target {address}");
                 let present: Vec<String> = targets.iter().map(|t| t.address.to_string()).collect();
-                let hint = suggest::hint(&address.to_string(), present.iter().map(String::as_str));
-                let message = format!("forward {name:?} has no target {address}{hint}");
-                Err(error(ErrorCode::NotFound, "target", message))
+                let present = present.iter().map(String::as_str);
+                Err(missing("target", message, &address.to_string(), present))
             }
         }
     }
@@ -287,17 +297,13 @@ impl Change {
 
     fn snat_delete(&mut self, name: &str) -> Result<(), ErrorBody> {
         let snats = &mut self.intent.rules.snats;
-        match snats.iter().position(|snat| snat.name == name) {
-            Some(at) => {
-                snats.remove(at);
-                Ok(())
-            }
-            None => {
-                let hint = suggest::hint(name, snats.iter().map(|snat| snat.name.as_str()));
-                let message = format!("there is no source NAT rule {name:?}{hint}");
-                Err(error(ErrorCode::NotFound, "snat", message))
-            }
-        }
+        let names = snats.iter().map(|snat| snat.name.as_str());
+        let at = snats
+            .iter()
+            .position(|snat| snat.name == name)
+            .ok_or_else(|| missing("snat", format!("there is no source NAT rule {name:?}"), name, names))?;
+        snats.remove(at);
+        Ok(())
     }
 
     fn echo_add(&mut self, echo: &Echo, if_not_exists: bool) -> Result<(), ErrorBody> {
@@ -323,132 +329,14 @@ impl Change {
 
     fn echo_delete(&mut self, listen: &Endpoint) -> Result<(), ErrorBody> {
         let echoes = &mut self.intent.rules.echoes;
-        match echoes.iter().position(|e| e.listen == *listen) {
-            Some(at) => {
-                echoes.remove(at);
-                Ok(())
-            }
-            None => {
-                let present: Vec<String> = echoes.iter().map(|e| e.listen.to_string()).collect();
-                let hint = suggest::hint(&listen.to_string(), present.iter().map(String::as_str));
-                let message = format!("there is no echo reflector at {listen}{hint}");
-                Err(error(ErrorCode::NotFound, "echo", message))
-            }
-        }
-    }
-
-    /// A filter rule by its name or position.
-    fn filter_at(&self, rule: &str) -> Result<usize, ErrorBody> {
-        let filters = &self.intent.rules.filters;
-        if let Some(at) = filters.iter().position(|f| f.name.as_deref() == Some(rule)) {
-            return Ok(at);
-        }
-        let message = match rule.parse::<usize>() {
-            Ok(position) if (1..=filters.len()).contains(&position) => return Ok(position - 1),
-            Ok(_) if filters.is_empty() => format!("there is no filter rule {rule}: there are none"),
-            Ok(_) => format!("there is no filter rule {rule}: positions are 1 to {}", filters.len()),
-            Err(_) => {
-                let hint = suggest::hint(rule, filters.iter().filter_map(|f| f.name.as_deref()));
-                format!("there is no filter rule {rule:?}{hint}")
-            }
-        };
-        Err(error(ErrorCode::NotFound, "filter", message))
-    }
-
-    fn filter_position(position: usize, last: usize) -> Result<usize, ErrorBody> {
-        if (1..=last).contains(&position) {
-            return Ok(position - 1);
-        }
-        let message = format!("position {position} is not in 1 to {last} (1 is first)");
-        Err(error(ErrorCode::Usage, "position", message))
-    }
-
-    fn filter_add(&mut self, rule: &FilterRule, position: Option<usize>) -> Result<(), ErrorBody> {
-        self.filter_host_bits(rule);
-        let filters = &mut self.intent.rules.filters;
-        if let Some(name) = &rule.name
-            && let Some(at) = filters.iter().position(|f| f.name.as_ref() == Some(name))
-        {
-            let message = format!(
-                "there is a filter rule {name:?} already, at position {}: delete it first, or use another name",
-                at + 1
-            );
-            return Err(error(ErrorCode::Conflict, "name", message));
-        }
-        let at = match position {
-            Some(position) => Self::filter_position(position, filters.len() + 1)?,
-            None => filters.len(),
-        };
-        filters.insert(at, normal_filter(rule));
+        let at = echoes.iter().position(|e| e.listen == *listen).ok_or_else(|| {
+            let present: Vec<String> = echoes.iter().map(|e| e.listen.to_string()).collect();
+            let present = present.iter().map(String::as_str);
+            let message = format!("there is no echo reflector at {listen}");
+            missing("echo", message, &listen.to_string(), present)
+        })?;
+        echoes.remove(at);
         Ok(())
-    }
-
-    fn filter_move(&mut self, rule: &str, position: usize) -> Result<(), ErrorBody> {
-        let from = self.filter_at(rule)?;
-        let filters = &mut self.intent.rules.filters;
-        let to = Self::filter_position(position, filters.len())?;
-        let rule = filters.remove(from);
-        let name = diff::filter_name(to, &rule);
-        filters.insert(to, rule);
-        self.name("filter", name);
-        Ok(())
-    }
-
-    fn filter_replace(&mut self, rules: &[Arc<FilterRule>], append: bool) {
-        for rule in rules {
-            self.filter_host_bits(rule);
-        }
-        self.all_filters |= !append;
-        let filters = &mut self.intent.rules.filters;
-        if append {
-            filters.extend(rules.iter().cloned());
-        } else {
-            // Rules that are there already are taken from there: equal ones are then the same ones, and quickly compared.
-            let old: HashMap<diff::RuleKey, Arc<FilterRule>> =
-                diff::filter_keys(filters).into_iter().zip(filters.drain(..)).collect();
-            let keys = diff::filter_keys(rules);
-            filters.extend(rules.iter().zip(keys).map(|(rule, key)| match old.get(&key) {
-                Some(present) if present == rule => Arc::clone(present),
-                _ => Arc::clone(rule),
-            }));
-        }
-        normalize(&mut self.intent.rules);
-    }
-
-    fn set_put(&mut self, set: &AddressSet) {
-        self.host_bits(&format!("set {:?}", set.name), &set.addresses);
-        self.name("set", &set.name);
-        let set =
-            AddressSet { addresses: set.addresses.iter().map(ipnet::IpNet::trunc).collect(), ..set.clone() };
-        let sets = &mut self.intent.rules.sets;
-        match sets.iter_mut().find(|present| present.name == set.name) {
-            Some(present) => *present = set,
-            None => sets.push(set),
-        }
-    }
-
-    fn set_delete(&mut self, name: &str) -> Result<(), ErrorBody> {
-        let sets = &mut self.intent.rules.sets;
-        match sets.iter().position(|set| set.name == name) {
-            Some(at) => {
-                sets.remove(at);
-                Ok(())
-            }
-            None => {
-                let hint = suggest::hint(name, sets.iter().map(|set| set.name.as_str()));
-                Err(error(ErrorCode::NotFound, "set", format!("there is no set {name:?}{hint}")))
-            }
-        }
-    }
-
-    fn policy(&mut self, policy: &InterfacePolicy) {
-        self.name("policy", &policy.interface);
-        let policies = &mut self.intent.rules.policies;
-        match policies.iter_mut().find(|present| present.interface == policy.interface) {
-            Some(present) => *present = policy.clone(),
-            None => policies.push(policy.clone()),
-        }
-        policies.retain(|policy| policy.filter != FilterDefault::Allow);
     }
 
     fn apply(&mut self, rules: &Rules, prune: bool) -> Result<(), ErrorBody> {
@@ -502,30 +390,13 @@ impl Change {
 
     fn detach(&mut self, interface: &str) -> Result<(), ErrorBody> {
         let attachments = &mut self.intent.attachments;
-        match attachments.iter().position(|a| a.interface == interface) {
-            Some(at) => {
-                attachments.remove(at);
-                Ok(())
-            }
-            None => {
-                let hint = suggest::hint(interface, attachments.iter().map(|a| a.interface.as_str()));
-                let message = format!("{interface:?} is not attached by `netfast attach`{hint}");
-                Err(error(ErrorCode::NotFound, "interface", message))
-            }
-        }
-    }
-
-    fn filter_host_bits(&mut self, rule: &FilterRule) {
-        let lists = rule.src.iter().chain(&rule.dst).flat_map(Many::iter);
-        let nets: Vec<_> = lists
-            .filter_map(|item| match item {
-                Addresses::Net(net) if *net != net.trunc() => Some(*net),
-                _ => None,
-            })
-            .collect();
-        if !nets.is_empty() {
-            self.host_bits(&format!("filter rule \"{}\"", diff::content(rule)), &nets);
-        }
+        let names = attachments.iter().map(|a| a.interface.as_str());
+        let at = attachments.iter().position(|a| a.interface == interface).ok_or_else(|| {
+            let message = format!("{interface:?} is not attached by `netfast attach`");
+            missing("interface", message, interface, names)
+        })?;
+        attachments.remove(at);
+        Ok(())
     }
 
     fn host_bits(&mut self, what: &str, nets: &[ipnet::IpNet]) {
@@ -537,10 +408,4 @@ impl Change {
 
 fn normal_echo(echo: &Echo) -> Echo {
     Echo { allow: echo.allow.iter().map(ipnet::IpNet::trunc).collect(), ..echo.clone() }
-}
-
-fn normal_filter(rule: &FilterRule) -> Arc<FilterRule> {
-    let mut rules = Rules { filters: vec![Arc::new(rule.clone())], ..Rules::default() };
-    normalize(&mut rules);
-    rules.filters.pop().unwrap_or_default()
 }

@@ -9,19 +9,21 @@
 //! address that `nat` puts in, since an established flow keeps its translation; an echo reflector its address; a filter
 //! rule its name, or its content if it has none.
 
+mod free;
+mod objects;
+
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
 };
 
-use netfast_common::abi;
 use serde::{Deserialize, Serialize};
 
-use crate::api::types::{
-    Endpoint, ErrorBody, ErrorCode, Forward, ForwardMode, PortRange, Rules, Snat, Transport,
-};
+use crate::api::types::{Endpoint, ErrorBody, ErrorCode, Forward, PortRange, Rules, Snat};
 
 use super::diff::{self, RuleKey};
+use free::Free;
+pub use objects::{EchoId, FilterId, ForwardId, Kind, Retired, SnatId, TargetId, TargetRef};
 
 /// Identifiers of everything in an intent; stored with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,148 +37,6 @@ pub struct Ids {
     echoes: Vec<EchoId>,
     filters: Vec<FilterId>,
     retired: Vec<Retired>,
-}
-
-/// Identifiers of a forward.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ForwardId {
-    /// Its name.
-    pub name: String,
-    /// Its protocol.
-    pub protocol: Transport,
-    /// Where it listens.
-    pub listen: Endpoint,
-    /// Its mode.
-    pub mode: ForwardMode,
-    /// Its index.
-    pub index: u16,
-    /// Its uid, never 0.
-    pub uid: u32,
-    /// Identifiers of its targets, in the order of the intent.
-    pub targets: Vec<TargetId>,
-}
-
-/// Identifiers of a target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TargetId {
-    /// Its address.
-    pub address: Endpoint,
-    /// The source address that `nat` puts in, once there was a route.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<IpAddr>,
-    /// Its index.
-    pub index: u16,
-    /// Its uid, never 0.
-    pub uid: u32,
-}
-
-/// Identifiers of a source NAT rule. Its index and uid are of the forwards' kind, its pool addresses are targets: a flow of
-/// it is one like any other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SnatId {
-    /// Its name.
-    pub name: String,
-    /// Its pool: another pool makes another rule.
-    pub to: Vec<IpAddr>,
-    /// Its index among the forwards.
-    pub index: u16,
-    /// Its uid, never 0.
-    pub uid: u32,
-    /// Its pool addresses, in the order of the intent.
-    pub targets: Vec<TargetId>,
-}
-
-/// Identifiers of an echo reflector.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EchoId {
-    /// Where it listens.
-    pub listen: Endpoint,
-    /// Its index.
-    pub index: u16,
-    /// Its uid, never 0.
-    pub uid: u32,
-}
-
-/// Counter of a filter rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FilterId {
-    /// What identifies the rule ([`diff::filter_keys`]).
-    pub key: RuleKey,
-    /// Index of its counter.
-    pub index: u32,
-}
-
-/// What a [`Retired`] index belonged to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// A forward.
-    Forward,
-    /// A target.
-    Target,
-    /// An echo reflector.
-    Echo,
-    /// A filter rule's counter.
-    Filter,
-}
-
-impl Kind {
-    /// Number of indexes there are.
-    pub const fn limit(self) -> u32 {
-        match self {
-            Self::Forward => abi::MAX_FORWARDS,
-            Self::Target => abi::MAX_TARGETS,
-            Self::Echo => abi::MAX_ECHOES,
-            Self::Filter => abi::MAX_FILTER_NUMBERS,
-        }
-    }
-
-    const fn plural(self) -> &'static str {
-        match self {
-            Self::Forward => "forwards",
-            Self::Target => "targets",
-            Self::Echo => "echo reflectors",
-            Self::Filter => "filter rules",
-        }
-    }
-}
-
-/// An index whose object is gone, and to which something in the kernel may still refer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Retired {
-    /// What it was.
-    pub kind: Kind,
-    /// The index.
-    pub index: u16,
-    /// The uid; 0 for a filter counter.
-    pub uid: u32,
-    /// Name of the forward (also of a target's), address of the echo reflector, key of the filter rule.
-    pub name: String,
-    /// Uid of the forward; of a target only, else 0.
-    #[serde(default)]
-    pub forward_uid: u32,
-    /// What a target was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<TargetId>,
-}
-
-/// A target's index, for listings: [`Ids::targets`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TargetRef<'a> {
-    /// Name of its forward.
-    pub forward: &'a str,
-    /// Uid of its forward.
-    pub forward_uid: u32,
-    /// The target.
-    pub target: &'a TargetId,
-    /// False if it was removed and is only kept for its flows.
-    pub live: bool,
 }
 
 impl Ids {
@@ -499,86 +359,5 @@ impl Ids {
             field: None,
         })?;
         Ok(self.last_uid)
-    }
-}
-
-/// Indexes that are neither in use nor retired; the lowest is given out first.
-#[derive(Default)]
-struct Free {
-    kinds: HashMap<Kind, Taken>,
-}
-
-/// The indexes of a kind that are taken, a bit each, and where to look for the next free one.
-#[derive(Default)]
-struct Taken {
-    bits: Vec<u64>,
-    next: u32,
-}
-
-impl Taken {
-    /// True if the index was free.
-    fn take(&mut self, index: u32) -> bool {
-        let (word, bit) = (index as usize / 64, 1 << (index % 64));
-        if word >= self.bits.len() {
-            self.bits.resize(word + 1, 0);
-        }
-        let free = self.bits[word] & bit == 0;
-        self.bits[word] |= bit;
-        free
-    }
-}
-
-impl Free {
-    fn of(ids: &Ids) -> Self {
-        let mut free = Self::default();
-        for forward in &ids.forwards {
-            free.mark(Kind::Forward, forward.index.into());
-            for target in &forward.targets {
-                free.mark(Kind::Target, target.index.into());
-            }
-        }
-        for snat in &ids.snats {
-            free.mark(Kind::Forward, snat.index.into());
-            snat.targets.iter().for_each(|target| free.mark(Kind::Target, target.index.into()));
-        }
-        ids.echoes.iter().for_each(|e| free.mark(Kind::Echo, e.index.into()));
-        let counters = free.kinds.entry(Kind::Filter).or_default();
-        for filter in &ids.filters {
-            counters.take(filter.index);
-        }
-        ids.retired.iter().for_each(|r| free.mark(r.kind, r.index.into()));
-        free
-    }
-
-    fn mark(&mut self, kind: Kind, index: u32) {
-        self.kinds.entry(kind).or_default().take(index);
-    }
-
-    fn take(&mut self, kind: Kind) -> Result<u16, ErrorBody> {
-        self.take_number(kind)?.try_into().map_err(|_| Self::full(kind))
-    }
-
-    fn take_number(&mut self, kind: Kind) -> Result<u32, ErrorBody> {
-        let taken = self.kinds.entry(kind).or_default();
-        while taken.next < kind.limit() {
-            taken.next += 1;
-            if taken.take(taken.next - 1) {
-                return Ok(taken.next - 1);
-            }
-        }
-        Err(Self::full(kind))
-    }
-
-    fn full(kind: Kind) -> ErrorBody {
-        let what = kind.plural();
-        ErrorBody {
-            code: ErrorCode::Rejected,
-            message: format!(
-                "the rules do not fit: all {} indexes of {what} are in use, some by {what} that were removed and whose flows \
-                 have not ended; try again later, or end those flows with `netfast flows flush`",
-                kind.limit()
-            ),
-            field: None,
-        }
     }
 }

@@ -33,6 +33,7 @@ mod quic;
 mod random;
 mod snat;
 mod snat_icmp;
+mod snat_ports;
 mod stamp;
 mod swaps;
 mod tracking;
@@ -61,5 +62,6 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     tracking::SCENARIOS,
     snat::SCENARIOS,
     snat_icmp::SCENARIOS,
+    snat_ports::SCENARIOS,
     stamp::SCENARIOS,
 ];

@@ -1,38 +1,14 @@
 //! Changes that somebody asks for by the API.
 
-use std::{net::IpAddr, sync::Arc};
-
 use super::Owner;
 use crate::{
-    agent::listeners,
+    agent::{host_names::HostNames, listeners},
     api::types::{
         ChangeAction, ChangeReply, ChangeRequest, ErrorBody, ErrorCode, Intent, ObjectChange, Operation,
         SCHEMA_VERSION,
     },
-    netlink::HostState,
-    rules::{
-        change, compile,
-        images::{HostView, TargetRoute},
-        snat,
-    },
+    rules::{change, compile, snat},
 };
-
-/// The host without its routes: a change that is only tried has no next hops resolved.
-struct HostNames(Arc<HostState>);
-
-impl HostView for HostNames {
-    fn ifindex(&self, name: &str) -> Option<u32> {
-        self.0.ifindex(name)
-    }
-
-    fn owns(&self, address: IpAddr) -> bool {
-        self.0.owns(address)
-    }
-
-    fn route(&self, _target: IpAddr) -> Option<TargetRoute> {
-        None
-    }
-}
 
 fn rejected(message: String) -> ErrorBody {
     ErrorBody { code: ErrorCode::Rejected, message, field: None }
@@ -77,10 +53,12 @@ impl Owner {
         let rules_changed = changed.intent.rules != self.intent.rules;
         if request.dry_run {
             if rules_changed {
-                snat::require_host(&self.intent.rules, &changed.intent.rules, &self.host_names())?;
-                compile::require_interfaces(&self.intent.rules, &changed.intent.rules, &self.host_names())?;
+                let host = self.shared.netlink.host();
+                let host = HostNames(&host);
+                snat::require_host(&self.intent.rules, &changed.intent.rules, &host)?;
+                compile::require_interfaces(&self.intent.rules, &changed.intent.rules, &host)?;
                 let limits = self.shared.datapath.filter_limits();
-                let (mut ids, host) = (self.ids.clone(), self.host_names());
+                let mut ids = self.ids.clone();
                 compile::compile_beside(
                     &changed.intent,
                     &mut ids,
@@ -202,9 +180,5 @@ impl Owner {
             }
         }
         Ok(attached)
-    }
-
-    fn host_names(&self) -> HostNames {
-        HostNames(self.shared.netlink.host())
     }
 }

@@ -1,5 +1,7 @@
 //! `agent.toml`.
 
+use std::time::Duration;
+
 use super::*;
 
 fn told(text: &str) -> Vec<String> {
