@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use super::state::Shared;
 use crate::{
     api::types::{
-        Count, ErrorBody, ErrorCode, FilterList, FilterQuery, FilterRow, HiddenBy, PolicyRow, SCHEMA_VERSION,
-        SetRow,
+        Count, ErrorBody, FilterList, FilterQuery, FilterRow, HiddenBy, PolicyRow, SCHEMA_VERSION, SetRow,
     },
     rules::{
         analysis::{self, Hidden},
-        check,
+        change, check,
     },
 };
 
@@ -31,8 +30,7 @@ impl Shared {
         let count = |at: usize| ids.get(at).map_or_else(Count::default, |id| counters.filter(id.index));
         let from = query.from.unwrap_or(1).max(1) - 1;
         let limit = query.limit.unwrap_or(usize::MAX);
-        let only =
-            query.rule.as_deref().map(|rule| position(rule, &snapshot.intent.rules.filters)).transpose()?;
+        let only = query.rule.as_deref().map(|rule| change::filter_at(&rules.filters, rule)).transpose()?;
         let wanted = (from..total)
             .filter(|at| only.is_none_or(|only| only == *at))
             .filter(|at| !query.analysis || found.contains_key(at));
@@ -71,17 +69,4 @@ impl Shared {
             sets,
         })
     }
-}
-
-fn position(
-    rule: &str,
-    filters: &[std::sync::Arc<crate::api::types::FilterRule>],
-) -> Result<usize, ErrorBody> {
-    let named = filters.iter().position(|filter| filter.name.as_deref() == Some(rule));
-    let numbered = rule.parse::<usize>().ok().filter(|at| (1..=filters.len()).contains(at)).map(|at| at - 1);
-    named.or(numbered).ok_or_else(|| ErrorBody {
-        code: ErrorCode::NotFound,
-        message: format!("there is no filter rule {rule}"),
-        field: Some("rule".to_owned()),
-    })
 }

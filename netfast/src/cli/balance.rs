@@ -31,3 +31,20 @@ impl BalanceArguments {
         Forward { affinity, on_no_target, on_drain, on_down, quic, ..forward }
     }
 }
+
+/// What a forward says of these that is not so by itself, as on the command line.
+pub fn options(forward: &Forward) -> Option<String> {
+    let mut options = Vec::new();
+    if forward.affinity != Affinity::default() {
+        options.push(format!("affinity {}", forward.affinity));
+    }
+    if forward.on_no_target != OnNoTarget::default() {
+        options.push(format!("on-no-target {}", forward.on_no_target));
+    }
+    if forward.on_drain != OnDrain::default() {
+        options.push(format!("on-drain {}", forward.on_drain));
+    }
+    options.extend(forward.on_down.map(|on_down| format!("on-down {on_down}")));
+    options.extend(forward.quic.map(|bytes| format!("quic {bytes}")));
+    (!options.is_empty()).then(|| options.join(", "))
+}

@@ -25,6 +25,11 @@ pub struct ChangeFlags {
 }
 
 impl ChangeFlags {
+    /// Whether the user said which revision is to be changed.
+    pub const fn names_revision(&self) -> bool {
+        self.if_revision.is_some()
+    }
+
     /// The same, refusing unless the present revision is `revision`, if nothing was said about that.
     pub fn at(&self, revision: u64) -> Self {
         Self { if_revision: self.if_revision.or(Some(revision)), ..self.clone() }

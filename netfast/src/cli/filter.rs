@@ -66,7 +66,15 @@ impl Filter {
 
 /// Positions count from the list before the change, so the last one has to go first.
 fn deletions(mut rules: Vec<String>) -> Vec<Operation> {
-    rules.sort_by_key(|rule| std::cmp::Reverse(rule.parse::<usize>().unwrap_or_default()));
+    // A position however it is written (`02`, `+2`): twice it would be two rules. No name is a number.
+    for rule in &mut rules {
+        if let Ok(position) = rule.parse::<usize>() {
+            *rule = position.to_string();
+        }
+    }
+    rules.sort_by_cached_key(|rule| {
+        (std::cmp::Reverse(rule.parse::<usize>().unwrap_or_default()), rule.clone())
+    });
     rules.dedup();
     rules.into_iter().map(|rule| Operation::FilterDelete { rule }).collect()
 }

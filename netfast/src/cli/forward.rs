@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Context,
-    balance::BalanceArguments,
+    balance::{self, BalanceArguments},
     change::{self, ChangeFlags},
     failure::{Failure, Outcome},
     units, values,
@@ -291,6 +291,7 @@ async fn show(context: &Context, name: &str) -> Outcome {
         page.push(("claim", super::claim::text(forward.listen.address, &stats)));
     }
     page.extend(outer_sources(forward));
+    page.extend(balance::options(forward).map(|options| ("options", options)));
     page.extend(forward.comment.clone().map(|comment| ("comment", comment)));
     if let Some(count) = counters {
         let healthy = match &forward.health {

@@ -9,10 +9,10 @@ use super::{
     Context,
     change::{self, ChangeFlags},
     failure::{Failure, Outcome},
-    files, units, values,
+    files, values,
 };
 use crate::{
-    api::types::{self, AddressSet, Intent, Operation, SCHEMA_VERSION},
+    api::types::{self, AddressSet, ErrorCode, Intent, Operation, SCHEMA_VERSION},
     config::Report,
 };
 
@@ -189,21 +189,35 @@ fn find<'a>(intent: &'a Intent, name: &str) -> Result<&'a AddressSet, Failure> {
         .ok_or_else(|| Failure::unknown("set", name, sets.iter().map(|set| set.name.as_str())))
 }
 
-/// Changes a set as it is at present; what somebody else does meanwhile is a conflict and not lost.
+/// So often a set is looked at anew because somebody else has changed the rules meanwhile.
+const ATTEMPTS: u32 = 100;
+
+/// Changes a set as it is at present. What somebody else does meanwhile is not lost: then it begins anew.
 async fn edit(
     context: &Context,
     members: Members,
-    change: impl FnOnce(&mut BTreeSet<IpNet>, &[IpNet]) -> Result<(), String>,
+    change: impl Fn(&mut BTreeSet<IpNet>, &[IpNet]) -> Result<(), String>,
 ) -> Outcome {
     let Members { name, addresses, flags } = members;
-    let intent = context.client.intent().await?;
-    let present = find(&intent, &name)?;
-    let mut next: BTreeSet<IpNet> = present.addresses.iter().copied().collect();
     let given: Vec<IpNet> = addresses.iter().map(IpNet::trunc).collect();
-    change(&mut next, &given)
-        .map_err(|missing| Failure::not_found(format_args!("{missing} does not stand in set {name:?}")))?;
-    let set = AddressSet { addresses: next.into_iter().collect(), ..present.clone() };
-    change::submit(context, &flags.at(intent.revision), vec![Operation::SetPut { set }]).await
+    let mut attempt = 1;
+    loop {
+        let intent = context.client.intent().await?;
+        let present = find(&intent, &name)?;
+        let mut next: BTreeSet<IpNet> = present.addresses.iter().copied().collect();
+        change(&mut next, &given).map_err(|missing| {
+            Failure::not_found(format_args!("{missing} does not stand in set {name:?}"))
+        })?;
+        let set = AddressSet { addresses: next.into_iter().collect(), ..present.clone() };
+        match change::send(context, &flags.at(intent.revision), vec![Operation::SetPut { set }]).await {
+            Err(Failure::Error(error))
+                if error.code == ErrorCode::Conflict && !flags.names_revision() && attempt < ATTEMPTS =>
+            {
+                attempt += 1;
+            }
+            answer => return change::print(context, &answer?),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -245,7 +259,7 @@ fn show(context: &Context, intent: &Intent, name: &str) -> Outcome {
         return output.json(&OneSet { schema_version: SCHEMA_VERSION, revision: intent.revision, set });
     }
     if set.addresses.is_empty() {
-        output.note(&format!("set {name} has {}", units::plural(0, "address")));
+        output.note(&format!("set {name} is empty"));
     }
     let lines: Vec<String> = set.addresses.iter().copied().map(values::show_prefix).collect();
     output.text(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())

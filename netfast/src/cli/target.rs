@@ -212,7 +212,7 @@ fn since(time: u64) -> String {
 pub fn table(output: Output, forward: &types::Forward, stats: &Stats) -> Outcome {
     let entries = stats.forwards.iter().find(|count| count.forward == forward.name);
     let entries = entries.map_or(0, |count| u64::from(count.entries));
-    let exact = output.is_wide();
+    let (exact, with_ids) = (output.is_wide(), forward.quic.is_some());
     let count = |number: u64| if exact { number.to_string() } else { units::count(number) };
     let bytes = |number: u64| if exact { number.to_string() } else { units::bytes(number) };
     let rows = forward
@@ -224,6 +224,9 @@ pub fn table(output: Output, forward: &types::Forward, stats: &Stats) -> Outcome
             let share = units::percent(found.map_or(0, |found| found.entries.into()), entries);
             let health = found.and_then(|found| found.health.as_ref());
             let mut row = vec![address, state(health, target.drain), target.weight.to_string(), share];
+            if with_ids {
+                row.insert(1, target.id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
+            }
             match found {
                 Some(found) => row.extend([
                     found.flows.to_string(),
@@ -238,7 +241,7 @@ pub fn table(output: Output, forward: &types::Forward, stats: &Stats) -> Outcome
         })
         .collect();
     let numbers = ["WEIGHT", "SHARE", "FLOWS", "PKTS>TARGET", "BYTES>TARGET", "PKTS>CLIENT", "BYTES>CLIENT"];
-    let mut columns = vec!["TARGET", "STATE"];
+    let mut columns = if with_ids { vec!["TARGET", "ID", "STATE"] } else { vec!["TARGET", "STATE"] };
     columns.extend(numbers);
     output.table(&columns, &numbers, rows)
 }

@@ -15,6 +15,9 @@ where
     PossibleValuesParser::new(words).try_map(|word| word.parse())
 }
 
+/// Longest [`interval`]: a leap year. Whoever means for ever leaves the limit out; and what is far beyond cannot be added to a time.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
 /// A target: `10.0.0.11:8443` or `10.0.0.12:8443,weight=2`.
 ///
 /// # Errors
@@ -22,7 +25,11 @@ where
 pub fn target(text: &str) -> Result<Target, ParseError> {
     let mut parts = text.split(',');
     let mut target = Target::new(parts.next().unwrap_or_default().parse()?);
+    let mut seen = Vec::new();
     for part in parts {
+        if let Some((key, _)) = part.split_once('=') {
+            ParseError::once(key, &mut seen)?;
+        }
         match part.split_once('=') {
             Some(("weight", number)) => target.weight = weight(number)?,
             Some(("id", id)) => target.id = Some(id.parse()?),
@@ -63,10 +70,10 @@ pub fn show_prefix(prefix: IpNet) -> String {
     }
 }
 
-/// A span of time: `1s`, `500ms`, `2m`; a number alone is in seconds. Never 0.
+/// A span of time: `1s`, `500ms`, `2m`; a number alone is in seconds. Never 0, and never longer than [`LONGEST`].
 ///
 /// # Errors
-/// Shows how one looks.
+/// Shows how one looks, or says how long one may be.
 pub fn interval(text: &str) -> Result<Duration, ParseError> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -77,13 +84,17 @@ pub fn interval(text: &str) -> Result<Duration, ParseError> {
         "h" => Some(3600.0),
         _ => None,
     };
-    number
-        .parse::<f64>()
-        .ok()
-        .zip(factor)
-        .and_then(|(number, factor)| Duration::try_from_secs_f64(number * factor).ok())
-        .filter(|interval| *interval >= Duration::from_millis(1))
-        .ok_or_else(|| ParseError(format!("{text:?} is not a time; examples: 1s, 500ms, 2m")))
+    let seconds = number.parse::<f64>().ok().zip(factor).map(|(number, factor)| number * factor);
+    let wrong = || ParseError(format!("{text:?} is not a time; examples: 1s, 500ms, 2m"));
+    match seconds.ok_or_else(wrong)? {
+        seconds if seconds > LONGEST.as_secs_f64() => {
+            Err(ParseError(format!("{text:?} is longer than a year (8784h)")))
+        }
+        seconds => Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|interval| *interval >= Duration::from_millis(1))
+            .ok_or_else(wrong),
+    }
 }
 
 /// An address, or an address and a port, to look for.
@@ -128,6 +139,7 @@ mod tests {
         assert!(error("10.0.0.12:8443,wieght=2").contains("did you mean \"weight\""));
         assert!(error("10.0.0.12:8443,weight=0").contains("1 to 256"));
         assert!(error("10.0.0.12").contains("ADDRESS:PORT"));
+        assert!(error("10.0.0.12:8443,weight=2,weight=3").contains("weight is there twice"));
     }
 
     #[test]
@@ -135,7 +147,8 @@ mod tests {
         assert_eq!(interval("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(interval("2"), Ok(Duration::from_secs(2)));
         assert_eq!(interval("1.5m"), Ok(Duration::from_secs(90)));
-        for bad in ["0s", "", "s", "1w", "-1s", "1e99s"] {
+        assert!(interval("8784h").is_ok());
+        for bad in ["0s", "", "s", "1w", "-1s", "1e99s", "8785h", "9999999999999999999"] {
             assert!(interval(bad).is_err(), "{bad}");
         }
         assert_eq!(prefix("192.0.2.1").map(|p| p.to_string()), Ok("192.0.2.1/32".to_owned()));

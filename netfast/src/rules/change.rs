@@ -2,13 +2,15 @@
 
 mod filter;
 
+pub use filter::filter_at;
+
 use std::collections::HashSet;
 
 use netfast_common::abi;
 
 use crate::api::types::{
-    Attachment, ChangeAction, Echo, Endpoint, ErrorBody, ErrorCode, Forward, Intent, ObjectChange, Operation,
-    Rules, Snat, Target,
+    Addresses, Attachment, ChangeAction, Echo, Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, Intent,
+    Many, ObjectChange, Operation, Rules, Snat, Target,
 };
 
 use super::{
@@ -51,6 +53,7 @@ pub fn apply(intent: &Intent, operations: &[Operation]) -> Result<Changed, Error
         })?;
     }
     let Change { intent: mut after, named, all_filters, mut warnings } = change;
+    sets_in_use(&after.rules, operations)?;
     validate::validate(&after.rules)?;
     attachments(&after)?;
     let filters_named = all_filters || named.iter().any(|(kind, _)| kind == "filter");
@@ -81,6 +84,26 @@ fn missing<'a>(
     names: impl Iterator<Item = &'a str>,
 ) -> ErrorBody {
     error(ErrorCode::NotFound, field, format!("{message}{}", suggest::hint(wanted, names)))
+}
+
+/// A set that was deleted must not be missed: better words than that there is no such set.
+fn sets_in_use(rules: &Rules, operations: &[Operation]) -> Result<(), ErrorBody> {
+    for operation in operations {
+        let Operation::SetDelete { name } = operation else { continue };
+        if rules.sets.iter().any(|set| set.name == *name) {
+            continue;
+        }
+        let wanted = Addresses::Set(name.clone());
+        let refers = |rule: &FilterRule| {
+            rule.src.iter().chain(&rule.dst).flat_map(Many::iter).any(|addresses| *addresses == wanted)
+        };
+        if let Some(at) = rules.filters.iter().position(|rule| refers(rule)) {
+            let rule = check::label(at, &rules.filters[at]);
+            let message = format!("{rule} refers to set {name:?}: delete the rule first, or change it");
+            return Err(error(ErrorCode::Rejected, "set", message));
+        }
+    }
+    Ok(())
 }
 
 fn attachments(intent: &Intent) -> Result<(), ErrorBody> {
@@ -125,7 +148,7 @@ impl Change {
             Operation::FilterAdd { rule, position } => self.filter_add(rule, *position),
             Operation::FilterMove { rule, position } => self.filter_move(rule, *position),
             Operation::FilterDelete { rule } => {
-                let at = self.filter_at(rule)?;
+                let at = filter_at(&self.intent.rules.filters, rule)?;
                 self.intent.rules.filters.remove(at);
                 Ok(())
             }

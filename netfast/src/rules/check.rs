@@ -31,6 +31,19 @@ fn forwards(rules: &Rules, warnings: &mut Vec<String>) {
                 "forward {:?} has no target: its packets are dropped until `target add` gives it one",
                 forward.name
             ));
+        } else if forward.targets.iter().all(|target| target.drain) {
+            warnings.push(format!(
+                "every target of forward {:?} drains: nobody gets its new flows until one is undone or added",
+                forward.name
+            ));
+        }
+        if forward.quic.is_some() {
+            warnings.extend(forward.targets.iter().filter(|target| target.id.is_none()).map(|target| {
+                format!(
+                    "forward {:?}: its target {} has no id, so that no QUIC packet can name it",
+                    forward.name, target.address
+                )
+            }));
         }
         for target in &forward.targets {
             if let Some(other) = listeners.get(&(forward.protocol, target.address.address))

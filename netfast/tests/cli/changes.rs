@@ -118,12 +118,17 @@ fn filter_rules_change() {
         json!([{ "op": "filter-delete", "rule": "3" }, { "op": "filter-delete", "rule": "1" }])
     );
     assert_eq!(mock.world.lock().unwrap().intent.rules.filters.len(), 1, "{out}");
+    // A position that is there twice, however it is written, is one rule.
+    mock.run("filter add count --name last").good();
+    let (_, operations) = done(&mock, "filter delete 2 02 +2 2 --dry-run");
+    assert_eq!(operations, json!([{ "op": "filter-delete", "rule": "2" }]));
+    mock.run("filter delete last").good();
     assert_eq!(mock.world.lock().unwrap().intent.rules.filters[0].name.as_deref(), Some("vip"));
     let (out, _) = done(&mock, "filter flush --dry-run");
     assert_eq!(out, "filter vip would be deleted (dry run)\n");
     let (out, operations) = done(&mock, "filter flush");
     assert_eq!(operations, json!([{ "op": "filter-flush" }]));
-    assert_eq!(out, "filter vip deleted (revision 16)\n");
+    assert_eq!(out, "filter vip deleted (revision 18)\n");
     let err = mock.run("filter insert 0 drop").bad(2);
     assert!(err.contains("the first rule is at 1"), "{err}");
     let err = mock.run("filter add dorp").bad(2);
@@ -145,6 +150,10 @@ fn sets_change() {
             "name": "bad", "addresses": ["198.51.100.7/32", "203.0.113.0/24"], "comment": "x",
         }}])
     );
+    mock.run("set put none").good();
+    let ran = mock.run("set show none");
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", "set none is empty\n"));
+    mock.run("set delete none").good();
     mock.run("filter add drop --src @bad").good();
     let (_, operations) = done(&mock, "set add bad 2001:db8::/32");
     assert_eq!(
@@ -152,7 +161,7 @@ fn sets_change() {
         json!(["198.51.100.7/32", "203.0.113.0/24", "2001:db8::/32"])
     );
     // What somebody else does meanwhile is not lost.
-    assert_eq!(mock.last_change()["if_revision"], 2);
+    assert_eq!(mock.last_change()["if_revision"], 4);
     let (_, operations) = done(&mock, "set remove bad 203.0.113.0/24");
     assert_eq!(operations[0]["set"]["addresses"], json!(["198.51.100.7/32", "2001:db8::/32"]));
     assert_eq!(
@@ -167,7 +176,23 @@ fn sets_change() {
     mock.run("set delete bad").bad(3);
     mock.run("filter flush").good();
     let (out, _) = done(&mock, "set delete bad");
-    assert_eq!(out, "set bad deleted (revision 6)\n");
+    assert_eq!(out, "set bad deleted (revision 8)\n");
+}
+
+#[test]
+fn members_added_at_once_are_all_there() {
+    let mock = Mock::empty();
+    mock.run("set put bad").good();
+    let (mock, members) = (&mock, 1..=12);
+    std::thread::scope(|scope| {
+        for member in members.clone() {
+            scope.spawn(move || mock.run(&format!("set add bad 198.51.100.{member}")).good());
+        }
+    });
+    assert_eq!(mock.run("set show bad").good().lines().count(), members.count());
+    // Who names a revision means that one.
+    let revision = mock.world.lock().unwrap().intent.revision;
+    mock.run(&format!("set add bad 192.0.2.1 --if-revision {}", revision - 1)).bad(5);
 }
 
 #[test]

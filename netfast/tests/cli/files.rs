@@ -170,6 +170,26 @@ fn filter_load_takes_filter_rules_only() {
     assert!(err.contains("netfast apply -f"), "{err}");
 }
 
+/// The script that should have written the file may have failed.
+#[test]
+fn a_file_without_rules_does_not_empty_the_filter() {
+    let mock = Mock::new();
+    for (name, text) in [
+        ("empty", ""),
+        ("comment.toml", "# nothing\n"),
+        ("tables.nft", "table inet filter {\n}\n"),
+        ("set.toml", "[[set]]\nname = \"bad\"\naddresses = []\n"),
+    ] {
+        let file = mock.file(name, text);
+        let err = mock.run(&format!("filter load {file}")).bad(3);
+        assert!(err.contains("has no filter rule") && err.contains("netfast filter flush"), "{err}");
+    }
+    assert!(piped(&mock, "filter load - --format classbench", "").bad(3).contains("has no filter rule"));
+    assert!(mock.world.lock().unwrap().asked.is_empty());
+    let file = mock.file("set.toml", "[[set]]\nname = \"bad\"\naddresses = []\n");
+    assert_eq!(mock.run(&format!("filter load {file} --append")).good(), "set bad created (revision 13)\n");
+}
+
 #[test]
 fn filter_load_reads_the_words_of_others() {
     let mock = Mock::new();

@@ -111,7 +111,7 @@ impl Owner {
             self.intent = changed.intent;
             self.applied_revision = self.intent.revision;
         }
-        let known = std::mem::take(&mut self.claim_notes);
+        let known = self.claim_notes.clone();
         self.reconcile().await;
         reply.warnings.extend(self.claim_notes.iter().filter(|text| !known.contains(text)).cloned());
         self.snapshot();

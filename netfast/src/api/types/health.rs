@@ -370,11 +370,11 @@ impl FromStr for Health {
             Some((kind, what)) => (kind.parse()?, Some(what.to_owned())),
             None => (first.parse()?, None),
         };
-        let mut health = Self::new(kind);
+        let (mut health, mut seen) = (Self::new(kind), Vec::new());
         match (kind, what) {
             (_, None) => {}
-            (HealthKind::Http | HealthKind::Https, path) => health.path = path,
-            (HealthKind::Dns, name) => health.name = name,
+            (HealthKind::Http | HealthKind::Https, path) => (health.path, seen) = (path, vec!["path"]),
+            (HealthKind::Dns, name) => (health.name, seen) = (name, vec!["name"]),
             (HealthKind::Tcp | HealthKind::Icmp, Some(what)) => {
                 return Err(ParseError(format!(
                     "a {kind} check has nothing behind the colon, and {what:?} is there; a port is port={what}"
@@ -385,6 +385,7 @@ impl FromStr for Health {
             let Some((key, value)) = part.split_once('=') else {
                 return Err(ParseError(format!("{part:?} is not KEY=VALUE, such as interval=2s")));
             };
+            ParseError::once(key, &mut seen)?;
             health.set(key, value).map_err(|error| match KEYS.contains(&key) {
                 true => ParseError(format!("{key}: {error}")),
                 false => error,

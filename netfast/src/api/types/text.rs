@@ -67,6 +67,18 @@ macro_rules! text_serde {
 pub struct ParseError(pub String);
 
 impl ParseError {
+    /// Notes in `seen` that a key was given.
+    ///
+    /// # Errors
+    /// It was given before: one of the two values would be lost.
+    pub fn once<'a>(key: &'a str, seen: &mut Vec<&'a str>) -> Result<(), Self> {
+        if seen.contains(&key) {
+            return Err(Self(format!("{key} is there twice")));
+        }
+        seen.push(key);
+        Ok(())
+    }
+
     /// An unknown word, with the likeliest one meant.
     pub fn word(got: &str, words: &[&str]) -> Self {
         match suggest::nearest(got, words.iter().copied()) {

@@ -67,6 +67,10 @@ impl List {
             );
             return Ok(());
         }
+        if list.filters.is_empty() && list.total > 0 && !analysis && !unused {
+            output.note(&format!("no rule there: positions are 1 to {}", list.total));
+            return Ok(());
+        }
         let wide = output.is_wide() || unused;
         let mut columns = vec!["#", "ACTION"];
         if wide {

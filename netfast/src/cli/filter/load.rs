@@ -18,7 +18,8 @@ use crate::{
 ///
 /// A rules.toml with nothing but `[[filter]]`, `[[set]]` and `[[policy]]` tables; a JSON object a line, as `netfast filter
 /// list -o jsonl` writes them; what `nft list ruleset` or `iptables-save` writes, as far as netfast can do the same; a set of
-/// ClassBench's. What is not understood is an error with its line, and nothing is loaded. Forwards and echo reflectors stay as they are.
+/// ClassBench's. What is not understood is an error with its line, and nothing is loaded; so is a file without any rule, unless
+/// --append is given. Forwards and echo reflectors stay as they are.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -68,6 +69,15 @@ impl Load {
                 format_args!(
                     "{} has more than filter rules; `netfast apply -f` takes whole rules files",
                     self.file.display()
+                ),
+            ));
+        }
+        if filters.is_empty() && !self.append {
+            return Err(Failure::new(
+                ErrorCode::Rejected,
+                format_args!(
+                    "{name} has no filter rule, and would replace those that there are: `netfast filter flush` deletes \
+                     them all, --append leaves them"
                 ),
             ));
         }

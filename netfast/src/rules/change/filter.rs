@@ -6,30 +6,32 @@ use crate::{
     api::types::{
         AddressSet, Addresses, ErrorBody, ErrorCode, FilterDefault, FilterRule, InterfacePolicy, Many, Rules,
     },
-    rules::{diff, normal::normalize, suggest},
+    rules::{diff, normal::normalize},
 };
 
 use super::{Change, error, missing};
 
-impl Change {
-    /// A filter rule by its name or position.
-    pub(super) fn filter_at(&self, rule: &str) -> Result<usize, ErrorBody> {
-        let filters = &self.intent.rules.filters;
-        if let Some(at) = filters.iter().position(|f| f.name.as_deref() == Some(rule)) {
-            return Ok(at);
-        }
-        let message = match rule.parse::<usize>() {
-            Ok(position) if (1..=filters.len()).contains(&position) => return Ok(position - 1),
-            Ok(_) if filters.is_empty() => format!("there is no filter rule {rule}: there are none"),
-            Ok(_) => format!("there is no filter rule {rule}: positions are 1 to {}", filters.len()),
-            Err(_) => {
-                let hint = suggest::hint(rule, filters.iter().filter_map(|f| f.name.as_deref()));
-                format!("there is no filter rule {rule:?}{hint}")
-            }
-        };
-        Err(error(ErrorCode::NotFound, "filter", message))
+/// The place of a filter rule that is named, or whose position (from 1 on) is given.
+///
+/// # Errors
+/// There is none.
+pub fn filter_at(filters: &[Arc<FilterRule>], rule: &str) -> Result<usize, ErrorBody> {
+    if let Some(at) = filters.iter().position(|f| f.name.as_deref() == Some(rule)) {
+        return Ok(at);
     }
+    let message = match rule.parse::<usize>() {
+        Ok(position) if (1..=filters.len()).contains(&position) => return Ok(position - 1),
+        Ok(_) if filters.is_empty() => format!("there is no filter rule {rule}: there are none"),
+        Ok(_) => format!("there is no filter rule {rule}: positions are 1 to {}", filters.len()),
+        Err(_) => {
+            let names = filters.iter().filter_map(|f| f.name.as_deref());
+            return Err(missing("filter", format!("there is no filter rule {rule:?}"), rule, names));
+        }
+    };
+    Err(error(ErrorCode::NotFound, "filter", message))
+}
 
+impl Change {
     pub(super) fn filter_position(position: usize, last: usize) -> Result<usize, ErrorBody> {
         if (1..=last).contains(&position) {
             return Ok(position - 1);
@@ -59,7 +61,7 @@ impl Change {
     }
 
     pub(super) fn filter_move(&mut self, rule: &str, position: usize) -> Result<(), ErrorBody> {
-        let from = self.filter_at(rule)?;
+        let from = filter_at(&self.intent.rules.filters, rule)?;
         let filters = &mut self.intent.rules.filters;
         let to = Self::filter_position(position, filters.len())?;
         let rule = filters.remove(from);

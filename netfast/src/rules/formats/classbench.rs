@@ -36,8 +36,8 @@ pub(super) fn parse(text: &str, action: FilterAction) -> Result<Read, Error> {
     }
     if without_ports > 0 {
         read.notes.push(format!(
-            "{without_ports} rules (the first one in line {first}) ask for ports of a protocol that has none: no packet matches \
-             them, and they are left out"
+            "left out, since no packet matches: {without_ports} that ask for ports of a protocol that has none (the first one \
+             in line {first})"
         ));
     }
     Ok(read)

@@ -222,7 +222,12 @@ fn sets_and_policies() {
     assert_eq!(done(&with, &[put("bad", &["10.0.0.0/8"])]).1, ["set bad unchanged"]);
     assert_eq!(done(&with, &[put("bad", &["11.0.0.0/8"])]).1, ["set bad changed"]);
     let gone = Operation::SetDelete { name: "bad".to_owned() };
-    refused(&with, std::slice::from_ref(&gone), ErrorCode::Rejected, "there is no set @bad");
+    refused(
+        &with,
+        std::slice::from_ref(&gone),
+        ErrorCode::Rejected,
+        "filter rule 1 (drop src=@bad) refers to set \"bad\"",
+    );
     assert_eq!(done(&with, &[Operation::FilterFlush, gone]).1, ["set bad deleted", "filter 1 deleted"]);
     refused(&start, &[Operation::SetDelete { name: "x".to_owned() }], ErrorCode::NotFound, "no set");
 

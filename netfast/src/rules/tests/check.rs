@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{any_filter, any_set, echo, filter, filters, forward, rules};
 use crate::{
-    api::types::{AddressSet, FilterDefault, FilterRule, InterfacePolicy, Rules},
+    api::types::{AddressSet, FilterDefault, FilterRule, InterfacePolicy, Rules, Transport},
     rules::{analysis, boxes, check::warnings},
 };
 
@@ -52,6 +52,23 @@ fn forwards_and_echoes() {
     ]);
     let found = warnings(&chain);
     assert!(found.len() == 1 && found[0].contains("forward \"a\": forward \"b\" listens"), "{found:?}");
+    let mut leaving = forward("web", "192.0.2.1:80", &["10.0.0.1:80", "10.0.0.2:80"]);
+    leaving.targets[0].drain = true;
+    assert_eq!(warnings(&rules(&[leaving.clone()])), Vec::<String>::new());
+    leaving.targets[1].drain = true;
+    let found = warnings(&rules(&[leaving]));
+    assert!(found.len() == 1 && found[0].contains("every target of forward \"web\" drains"), "{found:?}");
+    let quic = |ids: [Option<&str>; 2]| {
+        let mut quic = forward("video", "192.0.2.1:443", &["10.0.0.1:443", "10.0.0.2:443"]);
+        (quic.protocol, quic.quic) = (Transport::Udp, Some(1));
+        for (target, id) in quic.targets.iter_mut().zip(ids) {
+            target.id = id.map(|id| id.parse().unwrap());
+        }
+        warnings(&rules(&[quic]))
+    };
+    assert_eq!(quic([Some("0a"), Some("0b")]), Vec::<String>::new());
+    let found = quic([Some("0a"), None]);
+    assert!(found.len() == 1 && found[0].contains("target 10.0.0.2:443 has no id"), "{found:?}");
     let open = Rules { echoes: vec![echo("192.0.2.1:7", &["0.0.0.0/0"])], ..Rules::default() };
     assert!(warnings(&open)[0].contains("allows everybody"));
     let fine = Rules { echoes: vec![echo("192.0.2.1:7", &["10.0.0.0/8"])], ..Rules::default() };

@@ -150,6 +150,18 @@ fn echo_reflectors() {
 }
 
 #[test]
+fn source_nat_has_an_outside() {
+    let snat = |from: &str, to: &str| {
+        let text = format!("[[snat]]\nname = \"lan\"\nfrom = [\"{from}\"]\nto = [\"{to}\"]\n");
+        toml::from_str::<Rules>(&text).unwrap()
+    };
+    assert_eq!(validate(&snat("10.0.0.0/8", "192.0.2.1")), Ok(()));
+    for (from, to) in [("0.0.0.0/0", "192.0.2.1"), ("::/0", "2001:db8::1")] {
+        refused(&snat(from, to), "snat.lan.from", &["holds every address", from]);
+    }
+}
+
+#[test]
 fn filter_rules() {
     for (text, key, word) in [
         ("drop dport=22", "dport", "needs proto \"tcp\" or \"udp\""),

@@ -74,7 +74,9 @@ fn addresses(item: &Addresses, sets: &Sets<'_>) -> Verdict {
         Addresses::Set(name) if sets.contains_key(name.as_str()) => Ok(()),
         Addresses::Set(name) => {
             let hint = crate::rules::suggest::hint(name, sets.keys().copied());
-            Err(format!("there is no set @{name}{hint}: `[[set]]` in a rules file makes one"))
+            Err(format!(
+                "there is no set @{name}{hint}: `netfast set put` makes one, or `[[set]]` in a rules file"
+            ))
         }
     }
 }

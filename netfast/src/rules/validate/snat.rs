@@ -87,6 +87,12 @@ fn from(snat: &Snat) -> Verdict {
     }
     for (at, net) in snat.from.iter().enumerate() {
         prefix(net)?;
+        if net.prefix_len() == 0 {
+            return Err(format!(
+                "{net} holds every address, so that none is outside and nothing would be translated: name the inside \
+                 networks, for instance 10.0.0.0/8"
+            ));
+        }
         if snat.from[..at].iter().any(|other| other.trunc() == net.trunc()) {
             return Err(format!("{net} is there twice"));
         }
@@ -96,7 +102,7 @@ fn from(snat: &Snat) -> Verdict {
                 family(&net.addr())
             ));
         }
-        if let Some(address) = snat.to.iter().find(|address| net.prefix_len() > 0 && net.contains(*address)) {
+        if let Some(address) = snat.to.iter().find(|address| net.contains(*address)) {
             return Err(format!(
                 "{net} holds {address}, which is to be seen from outside: use other prefixes"
             ));

@@ -33,6 +33,8 @@ fn what_is_wrong_names_the_key() {
         ("http:/,verify=maybe", "verify: \"maybe\" is neither"),
         ("dns:a,rcode=nodomain", "rcode: unknown word"),
         ("tcp,fall", "\"fall\" is not KEY=VALUE"),
+        ("tcp,interval=1s,interval=2s", "interval is there twice"),
+        ("http:/ready,path=/", "path is there twice"),
     ] {
         assert!(error(text).contains(words), "{text}: {}", error(text));
     }
