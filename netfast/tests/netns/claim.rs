@@ -124,6 +124,12 @@ fn what_another_station_has_is_not_claimed() -> Result<()> {
     let routed = told("forward add routed tcp 203.0.113.9:80 --to 10.0.1.11:80 --claim")?;
     assert!(routed.contains("routed to this host"), "{routed}");
     assert!(claims(&world.agent)?.is_empty());
+    // Each is told once, not with every change that follows.
+    world.netfast("set put other")?;
+    let log = world.agent.log();
+    for address in ["198.51.100.1", "203.0.113.9"] {
+        assert_eq!(1, log.matches(&format!("claim of {address}: ")).count(), "{log}");
+    }
     world.sound()
 }
 
