@@ -45,6 +45,24 @@ impl Outcome {
         Self((reason & (Reason::SLOTS - 1)) * Verdict::COUNT + verdict as u32)
     }
 
+    /// Verdict and reason as a number below 2^16, for a line of the flow cache.
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// What [`Outcome::bits`] has given.
+    #[inline(always)]
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits as u32)
+    }
+
+    /// Whether the frame is dropped.
+    #[inline(always)]
+    pub const fn is_drop(self) -> bool {
+        self.0 % Verdict::COUNT == Verdict::Drop as u32
+    }
+
     /// Answered to its sender in place of being forwarded, by `netfast_error`: counted with `reason`, as sent or, where no
     /// answer may be made, as dropped. `value` is the MTU of [`Answer::TooBig`], else 0.
     #[inline(always)]

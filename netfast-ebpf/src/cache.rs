@@ -115,10 +115,12 @@ fn age(run: &Run, tail: u64) -> u32 {
     run.stamp.wrapping_sub(tail_stamp(tail)) & 0xff_ffff
 }
 
-/// Whether a line will never act again.
+/// Whether a line's place may be taken: it will never act again, or it is a verdict's, which flows go before.
 #[inline(always)]
-fn is_dead(run: &Run, tail: u64) -> bool {
-    tail_kind(tail) & 7 == LineKind::Empty as u8
+fn is_free(run: &Run, tail: u64) -> bool {
+    let kind = tail_kind(tail) & 7;
+    kind == LineKind::Empty as u8
+        || kind == LineKind::Verdict as u8
         || tail_generation(tail) != run.generation as u16
         || age(run, tail) >= run.config.line_lifetime
 }
@@ -174,7 +176,7 @@ fn line_of(flow: &Flow, kind: u32, deltas: u32) -> Fill {
     Fill { kind, address: new.destination, port, next_hop: flow.next_hop, target: flow.target, deltas }
 }
 
-/// Puts a line for `key` into the cache of this CPU.
+/// Puts a line for `key` into the cache of this CPU; one of a verdict only if there is a free way.
 #[inline(always)]
 pub fn fill(run: &Run, version: u8, key: &FlowKey, fill: &Fill) {
     let udp = key.protocol == UDP;
@@ -205,6 +207,9 @@ fn fill4(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
         let same =
             |way: *mut CacheLine4| *way.cast::<u64>() == addresses && *way.cast::<u32>().add(2) == native;
         let way = choose(run, ways, same, |way| (*way).tail);
+        if matches!(fill.kind, LineKind::Verdict) && !is_free(run, (*way).tail) {
+            return;
+        }
         *way.cast::<u64>() = addresses;
         *way.cast::<u32>().add(2) = native;
         *way.cast::<u32>().add(3) = load(fill.address.as_ptr() as usize + 12);
@@ -235,6 +240,9 @@ fn fill6(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
             (*way).ports == ports && (*way).source == key.source && (*way).destination == key.destination
         };
         let way = choose(run, ways, same, |way| (*way).tail);
+        if matches!(fill.kind, LineKind::Verdict) && !is_free(run, (*way).tail) {
+            return;
+        }
         (*way).source = key.source;
         (*way).destination = key.destination;
         (*way).address = fill.address;
@@ -245,7 +253,7 @@ fn fill6(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
     }
 }
 
-/// The way to write: the one that has the tuple, else a dead one of the emptier set, else, by turns of the clock, one of
+/// The way to write: the one that has the tuple, else a free one of the emptier set, else, by turns of the clock, one of
 /// the first set.
 #[inline(always)]
 fn choose<T>(
@@ -267,7 +275,7 @@ fn choose<T>(
     if same(d) {
         return d;
     }
-    let dead = |way| is_dead(run, tail(way));
+    let dead = |way| is_free(run, tail(way));
     let (dead_a, dead_b, dead_c, dead_d) = (dead(a), dead(b), dead(c), dead(d));
     // Two free ways in the second set beat one in the first: of a cache that is a quarter full this leaves three flows in ten
     // thousand without a way (half full: nine in a thousand); taking the first set as long as it has one would leave five

@@ -29,6 +29,8 @@ struct Maps {
     part: Part,
     /// The packet is over a limit.
     over: bool,
+    /// Some rule has counted it, or held it to its rate.
+    met: bool,
 }
 
 impl Tables for Maps {
@@ -53,6 +55,7 @@ impl Tables for Maps {
         if over || entry.action == FILTER_COUNT {
             account::add(&FILTER_COUNTERS, rule, self.length);
         }
+        self.met = true;
         self.over |= over;
         !over
     }
@@ -80,6 +83,7 @@ pub fn refuses(
     let rules = RULE_SETS.get(slot)?;
     let flags = rules.filter_flags;
     scratch.walk = Walk { order: NOTHING, ..Walk::default() };
+    scratch.filter.side = 0;
     if flags & FILTER_ASK == 0 {
         return None;
     }
@@ -160,6 +164,8 @@ pub struct Question {
     pub length: u32,
     /// 1: the packet is over a limit.
     pub over: u32,
+    /// 1: a rule that goes on has counted it, or held it to its rate.
+    pub side: u32,
     /// Which rules it is about.
     pub part: Part,
     /// Jiffies.
@@ -187,9 +193,18 @@ unsafe extern "C" fn tree<const V6: bool, const SIDE: bool>(number: u32, _contex
     };
     let kind = V6 as u32 + 2 * SIDE as u32;
     let Some(head) = FILTER_HEADS.get(question.slot * FILTER_KINDS + kind) else { return 1 };
-    let mut maps =
-        Maps { slot: question.slot, length: question.length as usize, part: question.part, over: false };
+    let mut maps = Maps {
+        slot: question.slot,
+        length: question.length as usize,
+        part: question.part,
+        over: false,
+        met: false,
+    };
     let goes_on = classify::tree::<V6, SIDE>(head, number, subject, walk, &mut maps);
+    if SIDE && maps.met {
+        // SAFETY: as above.
+        unsafe { (*memory).scratch.filter.side = 1 };
+    }
     if SIDE && maps.over {
         // SAFETY: as above.
         unsafe { (*memory).scratch.filter.over = 1 };

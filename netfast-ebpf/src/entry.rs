@@ -13,7 +13,7 @@ use netfast_common::{
     Reason,
     abi::{
         TAIL_CHOOSE, TAIL_CLAIM, TAIL_DIRECT, TAIL_ERROR, TAIL_FAMILY, TAIL_FILTER, TAIL_FRAGMENT, TAIL_ICMP,
-        TAIL_KNOWN, TAIL_NEW, TAIL_SLOW, TAIL_SNAT, TAIL_STAMP,
+        TAIL_KNOWN, TAIL_NEW, TAIL_SLOW, TAIL_SNAT, TAIL_STAMP, TAIL_VERDICT,
     },
 };
 
@@ -23,7 +23,7 @@ use crate::{
     maps::{CLOCK, PROGRAMS},
     run::{self, Run},
     slow::{self, Step},
-    stamp,
+    stamp, verdict,
 };
 
 /// Entry, attached to interfaces: packets of cached flows; the rest by tail call to [`netfast_slow`].
@@ -116,6 +116,12 @@ pub fn netfast_stamp(ctx: XdpContext) -> u32 {
     go(&ctx, stamp::packet)
 }
 
+/// Packets of no flow whose verdict goes into the flow cache.
+#[xdp(frags)]
+pub fn netfast_verdict(ctx: XdpContext) -> u32 {
+    go(&ctx, |_, run| verdict::packet(run))
+}
+
 /// Takes a step, and goes on as it says.
 #[inline(always)]
 fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
@@ -141,6 +147,7 @@ fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
         Step::Direct => follow(ctx, TAIL_DIRECT),
         Step::Claim => follow(ctx, TAIL_CLAIM),
         Step::Stamp => follow(ctx, TAIL_STAMP),
+        Step::Verdict => follow(ctx, TAIL_VERDICT),
     };
     account::finish(run.row, bytes, outcome)
 }

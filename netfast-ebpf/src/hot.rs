@@ -19,9 +19,10 @@ use crate::{
     cache::{self, Place},
     echo, egress,
     frame::{self, Header, load},
-    maps::{CACHE4, CACHE6, ECHO_COUNTERS, NEXT_HOPS, TARGET_COUNTERS, TARGETS},
+    maps::{CACHE4, CACHE6, ECHO_COUNTERS, FILTER_COUNTERS, NEXT_HOPS, TARGET_COUNTERS, TARGETS},
     run::Run,
     tunnel,
+    verdict::NO_RULE,
 };
 
 /// Decides and counts the frame and returns the driver's answer, or returns `None` if it is not a plain packet of a cached
@@ -114,6 +115,10 @@ fn ipv4(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     let kind = tail_kind(line.tail) & 7;
     // What has addresses and ports rewritten pays for all other kinds with this one comparison.
     if kind >= LineKind::Echo as u8 {
+        if kind == LineKind::Verdict as u8 {
+            let rule = u32::from_ne_bytes(line.address);
+            return verdict(run, data, end, l3, (line.deltas, line.next_hop), rule, line.tail);
+        }
         if kind != LineKind::Echo as u8 {
             // SAFETY: 28 bytes from `ip` are there.
             let inner = Inner { version: 4, class: unsafe { load(ip + 1) }, length: total as u16 };
@@ -186,6 +191,10 @@ fn ipv6(ctx: &XdpContext, run: &Run, data: usize, end: usize, l3: usize) -> Opti
     };
     let kind = tail_kind(line.tail) & 7;
     if kind >= LineKind::Echo as u8 {
+        if kind == LineKind::Verdict as u8 {
+            let [_, _, ifindex, rule] = address_words(&line.address);
+            return verdict(run, data, end, l3, (ifindex, line.next_hop), rule, line.tail);
+        }
         if kind != LineKind::Echo as u8 {
             // SAFETY: 48 bytes from `ip` are there.
             let [a, b]: [u8; 2] = unsafe { load::<u16>(ip) }.to_ne_bytes();
@@ -305,6 +314,28 @@ fn find6(run: &Run, set: u32, words: [u64; 4], ports: u32, udp: bool) -> Option<
         return None;
     };
     if cache::is_live(run, line.tail, udp) { Some(line) } else { None }
+}
+
+/// Ends a packet as its line says, if it came by the same interface and VLAN (`place`).
+#[inline(always)]
+fn verdict(
+    run: &Run,
+    data: usize,
+    end: usize,
+    l3: usize,
+    place: (u32, u16),
+    rule: u32,
+    tail: u64,
+) -> Option<u32> {
+    // SAFETY: the link header is there; a tag's identifier stands at offset 14.
+    let vlan = if l3 == 18 { u16::from_be(unsafe { load(data + 14) }) & 0xfff } else { 0 };
+    if place != (run.ifindex, vlan) {
+        return None;
+    }
+    if rule != NO_RULE {
+        account::add(&FILTER_COUNTERS, rule, end - data);
+    }
+    Some(account::finish(run.row, end - data, Outcome::from_bits(tail_port(tail))))
 }
 
 /// The rest of an echo's answer, after the IP header, if it is within its rate.

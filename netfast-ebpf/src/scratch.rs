@@ -90,6 +90,10 @@ pub struct Scratch {
     pub allowed: u32,
     /// Generation under which its rules on TCP flags were asked.
     pub asked: u32,
+    /// Verdict that goes into the flow cache.
+    pub verdict: Outcome,
+    /// Counts the verdicts that could.
+    pub turn: u32,
     /// 1: the packet's flow has just ended because its forward was removed.
     pub ended: u32,
     /// 1: the packet's flow takes no notice of it (`flow::Fate::Fades`).

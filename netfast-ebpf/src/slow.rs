@@ -20,7 +20,7 @@ use crate::{
         CHOSEN_UNASKED, Memory, STAGE_FLAGS, STAGE_NEW, STAGE_RECHECK, STAGE_RECHECKED, STAGE_REFRESH,
         Scratch,
     },
-    snat,
+    snat, verdict,
 };
 
 /// Where a frame goes on.
@@ -47,6 +47,8 @@ pub enum Step {
     Claim,
     /// To [`crate::stamp::packet`].
     Stamp,
+    /// To [`verdict::packet`].
+    Verdict,
 }
 
 /// Reads a frame, and describes it in the working memory for the programs that go on.
@@ -164,7 +166,11 @@ pub fn filter(ctx: &XdpContext, run: &Run) -> Step {
     };
     scratch.filter.part = part;
     if let Some(outcome) = classify::refuses(ctx, run, packet, frame::length(ctx), scratch) {
-        return Step::Done(outcome);
+        return if outcome.is_drop() {
+            verdict::settle(run, packet, scratch, outcome)
+        } else {
+            Step::Done(outcome)
+        };
     }
     scratch.asked = run.generation;
     if scratch.stage == STAGE_FLAGS {
@@ -256,11 +262,11 @@ fn allowed_packet(
         if snat_wanted {
             return Step::Snat;
         }
-        return Step::Done(Outcome::pass(if scratch.ended == 0 {
-            Reason::NoService
+        return if scratch.ended == 0 {
+            verdict::settle(run, packet, scratch, Outcome::pass(Reason::NoService))
         } else {
-            Reason::ForwardRemoved
-        }));
+            Step::Done(Outcome::pass(Reason::ForwardRemoved))
+        };
     }
     let (kind, index) = ((found >> 16) as u8, found as u16);
     if packet.fragment == Fragment::First && !(follows(run, packet) && kind == ServiceKind::Forward as u8) {
@@ -306,6 +312,12 @@ fn names_targets(run: &Run, index: u16) -> bool {
     FORWARDS
         .get(run.slot() * MAX_FORWARDS + index as u32)
         .is_some_and(|forward| forward.flags & FORWARD_QUIC != 0)
+}
+
+/// Whether `packet` is addressed to a service.
+#[inline(always)]
+pub fn is_service(run: &Run, packet: &Packet) -> bool {
+    service(run, packet) != NO_SERVICE
 }
 
 /// Answer of [`service`]: there is none.

@@ -176,5 +176,16 @@ pub const FILTER_ASK_SIDE: u32 = 2;
 pub const FILTER_TCP_FLAGS: u32 = 4;
 /// Such a rule can match segments with ACK and without SYN, FIN and RST: TCP flows are not cached.
 pub const FILTER_TCP_PLAIN: u32 = 8;
+/// Verdicts on packets of no flow may be cached: no forward in mode `dnat` and no source NAT rule, whose answers could come to
+/// any address.
+pub const FILTER_VERDICTS: u32 = 16;
+/// There are forwards in mode `nat`: answers come to the ports of [`super::Config::nat_port_low`].
+pub const FILTER_NAT: u32 = 32;
+/// Some rule asks for TCP flags, whatever it does.
+pub const FILTER_TCP_ANY: u32 = 64;
+/// Some rule on TCP flags matches one segment with ACK and without SYN, FIN and RST, and another one not.
+pub const FILTER_TCP_VARIES: u32 = 128;
+/// Some rule asks for an interface or a VLAN.
+pub const FILTER_PLACES: u32 = 256;
 
 pod!(FilterCell => 64, FilterHead => 64, FilterEntry => 32, FilterRate => 24);

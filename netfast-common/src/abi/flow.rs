@@ -67,7 +67,9 @@ pub enum LineKind {
     Direct = 4,
     /// Forward in mode `ipip`.
     Tunnel = 5,
-    /// A packet of no flow: what the rules say of it.
+    /// A packet of no flow: what the rules say of it. The tail's port is verdict and reason; `address` ends with the number of
+    /// the rule that decides (all ones: none), native; `next_hop` is the VLAN (0: none); the interface is the IPv4 line's `deltas`,
+    /// the word before the rule in the IPv6 line.
     Verdict = 6,
 }
 

@@ -23,11 +23,12 @@ pub use config::{Config, Policy, PolicyClass, TcpTimeouts, Timeouts};
 pub use counters::{Event, EventKind, Traffic};
 pub use filter::{
     FILTER_ACTION_SHIFT, FILTER_ALLOW, FILTER_ASK, FILTER_ASK_SIDE, FILTER_BLOCKS, FILTER_COUNT, FILTER_DROP,
-    FILTER_EXTRA, FILTER_KINDS, FILTER_LAST, FILTER_LEAF, FILTER_LIMIT, FILTER_NEEDS, FILTER_PAGE,
-    FILTER_PROTOCOL, FILTER_PROTOCOL_SHIFT, FILTER_RECORDS, FILTER_REJECT, FILTER_RULE_BITS,
-    FILTER_SOURCE_BUCKETS, FILTER_TCP_FLAGS, FILTER_TCP_PLAIN, FILTER_TREES, FilterCell, FilterEntry,
-    FilterField, FilterHead, FilterRate, MAX_FILTER_LIMITS, MAX_FILTER_NUMBERS, REJECT_ADMIN, REJECT_PORT,
-    REJECT_TCP_RESET, REJECT_USUAL,
+    FILTER_EXTRA, FILTER_KINDS, FILTER_LAST, FILTER_LEAF, FILTER_LIMIT, FILTER_NAT, FILTER_NEEDS,
+    FILTER_PAGE, FILTER_PLACES, FILTER_PROTOCOL, FILTER_PROTOCOL_SHIFT, FILTER_RECORDS, FILTER_REJECT,
+    FILTER_RULE_BITS, FILTER_SOURCE_BUCKETS, FILTER_TCP_ANY, FILTER_TCP_FLAGS, FILTER_TCP_PLAIN,
+    FILTER_TCP_VARIES, FILTER_TREES, FILTER_VERDICTS, FilterCell, FilterEntry, FilterField, FilterHead,
+    FilterRate, MAX_FILTER_LIMITS, MAX_FILTER_NUMBERS, REJECT_ADMIN, REJECT_PORT, REJECT_TCP_RESET,
+    REJECT_USUAL,
 };
 pub use flow::{
     CacheLine4, CacheLine6, CacheSet4, CacheSet6, Flow, FlowKey, LineKind, line_tail, tail_generation,
@@ -97,6 +98,8 @@ pub const TAIL_CHOOSE: u32 = 12;
 pub const TAIL_CLAIM: u32 = 10;
 /// Element of the map `PROGRAMS`: the program `netfast_stamp`.
 pub const TAIL_STAMP: u32 = 11;
+/// Element of the map `PROGRAMS`: the program `netfast_verdict`.
+pub const TAIL_VERDICT: u32 = 13;
 /// Elements of the map `PROGRAMS`.
 pub const TAIL_SLOTS: u32 = 16;
 /// The programs that tail calls lead to, with their elements of `PROGRAMS`.
@@ -114,6 +117,7 @@ pub const TAIL_CALLS: &[(u32, &str)] = &[
     (TAIL_CLAIM, "netfast_claim"),
     (TAIL_STAMP, "netfast_stamp"),
     (TAIL_CHOOSE, "netfast_choose"),
+    (TAIL_VERDICT, "netfast_verdict"),
 ];
 /// Server IDs in QUIC connection IDs, over all forwards, in both slots together.
 pub const MAX_QUIC_IDS: u32 = 131_072;

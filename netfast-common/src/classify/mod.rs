@@ -5,6 +5,8 @@
 //! verifier looks at one tree, not at every way through all of them. What one tree knows of the others stands in
 //! [`Walk`], in map memory.
 
+pub mod verdict;
+
 use crate::{
     abi::{
         FILTER_ACTION_SHIFT, FILTER_BLOCKS, FILTER_EXTRA, FILTER_LAST, FILTER_LEAF, FILTER_NEEDS,

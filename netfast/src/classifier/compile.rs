@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use netfast_common::abi::{
-    FILTER_ASK, FILTER_ASK_SIDE, FILTER_BLOCKS, FILTER_RECORDS, FILTER_TCP_FLAGS, FILTER_TCP_PLAIN,
-    FILTER_TREES, FilterCell, FilterEntry, FilterHead, MAX_FILTER_NUMBERS,
+    FILTER_ASK, FILTER_ASK_SIDE, FILTER_BLOCKS, FILTER_PLACES, FILTER_RECORDS, FILTER_TCP_ANY,
+    FILTER_TCP_FLAGS, FILTER_TCP_PLAIN, FILTER_TCP_VARIES, FILTER_TREES, FilterCell, FilterEntry, FilterHead,
+    MAX_FILTER_NUMBERS,
 };
 
 use super::{
@@ -345,6 +346,9 @@ impl Compiled {
         for rule in rules.iter() {
             flags |= if rule.action.goes_on() { FILTER_ASK_SIDE } else { 0 };
             flags |= if rule.speaks_of_flows() { FILTER_TCP_FLAGS } else { 0 };
+            flags |= if rule.tcp_flags.is_some_and(|[_, mask]| mask != 0) { FILTER_TCP_ANY } else { 0 };
+            flags |= if rule.tells_plain_segments_apart() { FILTER_TCP_VARIES } else { 0 };
+            flags |= if rule.ifindex != 0 || rule.vlan.is_some() { FILTER_PLACES } else { 0 };
             flags |= if rule.speaks_of_plain_segments() { FILTER_TCP_PLAIN } else { 0 };
         }
         Self { trees, flags, rules, orders, base, added: Vec::new(), revived: Vec::new(), patches: 0 }

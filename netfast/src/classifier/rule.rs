@@ -194,10 +194,14 @@ impl Rule {
         self.entry().speaks_of_flows()
     }
 
-    /// Whether it speaks of flows and can match a segment with ACK and without SYN, FIN and RST.
+    /// Whether it speaks of flows and can match a plain segment.
     pub(super) fn speaks_of_plain_segments(&self) -> bool {
-        let plain = |[value, mask]: [u8; 2]| (value ^ ACK) & mask & (SYN | FIN | RST | ACK) == 0;
-        self.speaks_of_flows() && self.tcp_flags.is_some_and(plain)
+        self.speaks_of_flows() && self.tcp_flags.is_some_and(can_be_plain)
+    }
+
+    /// Whether its flags match one plain segment, and another one not.
+    pub(super) fn tells_plain_segments_apart(&self) -> bool {
+        self.tcp_flags.is_some_and(|[value, mask]| mask & !PLAIN != 0 && can_be_plain([value, mask]))
     }
 
     /// Whether it can keep later rules out of a tree: it decides, and all that it asks for can be told from a packet's place.
@@ -287,6 +291,14 @@ impl Rule {
 /// Whether two ranges have a value in common.
 fn meet<T: Ord>(a: [T; 2], b: [T; 2]) -> bool {
     a[0] <= b[1] && b[0] <= a[1]
+}
+
+/// The flags that tell plain segments: ACK is set and none of the others.
+const PLAIN: u8 = SYN | FIN | RST | ACK;
+
+/// Whether a plain segment may have such flags.
+const fn can_be_plain([value, mask]: [u8; 2]) -> bool {
+    (value ^ ACK) & mask & PLAIN == 0
 }
 
 /// The protocol number of ICMP or ICMPv6.

@@ -1,7 +1,7 @@
 //! The compiled rules say what a linear match says.
 
 use netfast_common::{
-    abi::{FILTER_TCP_FLAGS, FILTER_TCP_PLAIN, FlowKey},
+    abi::{FILTER_PLACES, FILTER_TCP_ANY, FILTER_TCP_FLAGS, FILTER_TCP_PLAIN, FILTER_TCP_VARIES, FlowKey},
     addr,
     wire::{ACK, Fragment, Packet, SYN, TCP, UDP},
 };
@@ -400,4 +400,17 @@ fn rules_on_flags_speak_of_flows_unless_they_allow() {
     assert_eq!(both, flags([ACK, ACK], Action::Drop));
     assert_eq!(0, flags([ACK, ACK], Action::Allow));
     assert_eq!(0, flags([0, 0], Action::Drop));
+}
+
+#[test]
+fn what_verdicts_depend_on_is_told() {
+    let all = FILTER_TCP_ANY | FILTER_TCP_VARIES | FILTER_PLACES;
+    let flags = |rule| compile(&[rule], &Limits::default()).unwrap().flags & all;
+    let on = |flags| Rule { tcp_flags: Some(flags), action: Action::Allow, ..Rule::default() };
+    assert_eq!(0, flags(on([0, 0])));
+    assert_eq!(FILTER_TCP_ANY, flags(on([ACK, ACK])));
+    assert_eq!(FILTER_TCP_ANY, flags(on([SYN, SYN | 8])), "no plain segment matches");
+    assert_eq!(FILTER_TCP_ANY | FILTER_TCP_VARIES, flags(on([ACK, ACK | 8])));
+    assert_eq!(FILTER_PLACES, flags(Rule { ifindex: 3, ..Rule::default() }));
+    assert_eq!(FILTER_PLACES, flags(Rule { vlan: Some(0), ..Rule::default() }));
 }

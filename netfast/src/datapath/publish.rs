@@ -55,7 +55,7 @@ impl Publisher {
         write_echo_ports(&maps.echo_ports, slot, &images.services);
         let rule_set = abi::RuleSet {
             services: images.services.len().min(abi::MAX_SERVICES as usize) as u32,
-            filter_flags,
+            filter_flags: filter_flags | verdict_flags(images),
             snats: images.snats.len().min(abi::MAX_SNAT as usize) as u32,
             pad: 0,
         };
@@ -124,6 +124,18 @@ impl Publisher {
         }
         self.in_window += 1;
     }
+}
+
+/// What the program may keep of its verdicts on packets of no flow: a line for such a packet must not swallow the answer to
+/// a flow that is made later. To forwards in mode `nat` they come to known ports; of the other kinds any packet may be one.
+fn verdict_flags(images: &Images) -> u32 {
+    let answers_anywhere = [abi::Mode::Dnat, abi::Mode::Snat].map(|mode| mode as u8);
+    let mut modes = images.forwards.iter().map(|(_, forward)| forward.mode);
+    if !images.snats.is_empty() || modes.clone().any(|mode| answers_anywhere.contains(&mode)) {
+        return 0;
+    }
+    let nat = modes.any(|mode| mode == abi::Mode::Nat as u8);
+    abi::FILTER_VERDICTS | if nat { abi::FILTER_NAT } else { 0 }
 }
 
 /// The generation after `generation`: the other slot's, never 0.

@@ -110,9 +110,13 @@ pub(super) fn write(datapath: &Datapath, settings: &Settings) {
     let (timeouts, line_lifetime) = times(&settings.idle, hz);
 
     let generation = datapath.generation();
-    if generation != 0 && line_lifetime > config.load32(0, offset_of!(Config, line_lifetime)) {
-        // A line that has been void must not act again: another flow may have its source port. Two generations on is the
-        // same slot.
+    let ports = [*settings.nat_ports.start(), *settings.nat_ports.end()].map(u32::from);
+    let present = [offset_of!(Config, nat_port_low), offset_of!(Config, nat_port_high)];
+    let other_ports = ports != present.map(|offset| config.load32(0, offset));
+    let longer = line_lifetime > config.load32(0, offset_of!(Config, line_lifetime));
+    if generation != 0 && (longer || other_ports) {
+        // A line that has been void must not act again: another flow may have its source port. Nor may a line for packets that
+        // could be no answers before the ports changed. Two generations on is the same slot.
         store(offset_of!(Config, generation), generation.wrapping_add(2).max(2));
     }
     store(offset_of!(Config, hz), hz);

@@ -37,6 +37,7 @@ mod snat_ports;
 mod stamp;
 mod swaps;
 mod tracking;
+mod verdicts;
 
 /// All scenarios, for tests that look at everything that left.
 const ALL: &[&[(&str, bed::Scenario)]] = &[
@@ -64,4 +65,5 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     snat_icmp::SCENARIOS,
     snat_ports::SCENARIOS,
     stamp::SCENARIOS,
+    verdicts::SCENARIOS,
 ];

@@ -121,6 +121,31 @@ impl Sandbox {
         Ok(())
     }
 
+    /// How many lines of this CPU's cache are verdicts on packets of no flow, under whatever rules.
+    ///
+    /// # Errors
+    ///
+    /// If the cache cannot be read.
+    pub fn verdict_lines(&self) -> Result<usize, SandboxError> {
+        let failed = |error| DatapathError::Kernel { call: "reading of the flow cache", error };
+        let loaded = lock(&self.datapath.loaded);
+        let cpu = sched_getcpu().map_err(|error| failed(error.into()))? as u32;
+        let [stride4, stride6] = self.datapath.cache_strides;
+        let is_verdict = |tail: u64| abi::tail_kind(tail) & 7 == abi::LineKind::Verdict as u8;
+        let mut count = 0;
+        let cache = loaded.map_fd("CACHE4")?;
+        for set in cpu * stride4..(cpu + 1) * stride4 {
+            let set: Option<abi::CacheSet4> = sys::lookup(cache.as_fd(), &set).map_err(failed)?;
+            count += set.map_or(0, |set| set.ways.iter().filter(|line| is_verdict(line.tail)).count());
+        }
+        let cache = loaded.map_fd("CACHE6")?;
+        for set in cpu * stride6..(cpu + 1) * stride6 {
+            let set: Option<abi::CacheSet6> = sys::lookup(cache.as_fd(), &set).map_err(failed)?;
+            count += set.map_or(0, |set| set.ways.iter().filter(|line| is_verdict(line.tail)).count());
+        }
+        Ok(count)
+    }
+
     /// Lets time pass, in units of about a second (rounded up): flows and the cached lines of this CPU become older by so
     /// much, as if nothing had come meanwhile.
     ///
