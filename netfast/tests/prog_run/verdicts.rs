@@ -16,7 +16,7 @@ use crate::{
 };
 
 scenarios! {
-    verdicts_are_cached_and_counted, a_cached_verdict_is_one_of_its_place, new_rules_void_verdicts,
+    verdicts_are_cached_and_counted, cached_verdicts_act, a_cached_verdict_is_one_of_its_place, new_rules_void_verdicts,
     what_goes_on_is_asked_each_time, answers_of_later_flows_are_not_swallowed, answers_to_any_address_are_not_swallowed,
     openings_are_not_swallowed, flows_go_before_verdicts, what_is_dropped_at_one_place_may_be_allowed_elsewhere,
 }
@@ -50,17 +50,8 @@ fn verdicts_are_cached_and_counted(bed: &mut Bed) {
     ]) {
         often(bed, what, &frame, verdict, reason);
         assert_eq!(lines, bed.sandbox.verdict_lines().unwrap(), "{what}");
-        // The hot program does not check this sum, as for flows; the slow one drops the frame.
-        let mut broken = frame.bytes();
-        if broken[12] == 8 {
-            broken[24] ^= 1;
-            bed.expect_on(what, CLIENT_SIDE.0, &broken, verdict, reason);
-        } else {
-            bed.expect(what, &frame, verdict, reason);
-        }
     }
-    let each = OFTEN + 1;
-    assert_eq!(vec![2 * each, 3 * each], counts(bed), "each packet counts");
+    assert_eq!(vec![2 * OFTEN, 3 * OFTEN], counts(bed), "each packet counts");
     let syn = tcp("198.51.100.7:1", "192.0.2.10:54", SYN);
     often(bed, "an opening", &syn, Drop, FilterDrop);
     let fragment = Frame { fragment: Some((0, true)), ..udp("198.51.100.9:1", "192.0.2.10:54") };
@@ -68,6 +59,23 @@ fn verdicts_are_cached_and_counted(bed: &mut Bed) {
     let other = Frame { to: [2, 0, 0, 0, 0, 1], ..udp("198.51.100.9:2", "192.0.2.10:54") };
     often(bed, "to another station", &other, Drop, FilterDrop);
     assert_eq!(6, bed.sandbox.verdict_lines().unwrap(), "the hot program does not look at such packets");
+}
+
+fn cached_verdicts_act(bed: &mut Bed) {
+    bed.rules("[[filter]]\naction = \"drop\"\ndport = 54\nproto = \"udp\"\n");
+    let passed = udp("198.51.100.7:1", "192.0.2.10:53");
+    let dropped = udp("198.51.100.7:1", "192.0.2.10:54");
+    for (frame, verdict, reason) in [(passed, Pass, NoService), (dropped, Drop, FilterDrop)] {
+        // The hot program does not check this sum, as for flows; the slow one drops the frame.
+        let mut broken = frame.bytes();
+        broken[24] ^= 1;
+        // A line lives for some seconds, and this machine may be slow.
+        let acts = (0..10).any(|_| {
+            often(bed, "to be cached", &frame, verdict, reason);
+            bed.run("cached", CLIENT_SIDE.0, &broken).reason() == Some(reason)
+        });
+        assert!(acts, "{reason:?}");
+    }
 }
 
 fn a_cached_verdict_is_one_of_its_place(bed: &mut Bed) {
