@@ -262,10 +262,13 @@ fn allowed_packet(
         if snat_wanted {
             return Step::Snat;
         }
-        return if scratch.ended == 0 {
-            verdict::settle(run, packet, scratch, Outcome::pass(Reason::NoService))
-        } else {
+        return if scratch.ended != 0 {
             Step::Done(Outcome::pass(Reason::ForwardRemoved))
+        } else if run.config.claims != 0 {
+            // It may be to a claimed address, at which the kernel has nobody.
+            Step::Done(Outcome::pass(Reason::NoService))
+        } else {
+            verdict::settle(run, packet, scratch, Outcome::pass(Reason::NoService))
         };
     }
     let (kind, index) = ((found >> 16) as u8, found as u16);
