@@ -115,14 +115,18 @@ fn age(run: &Run, tail: u64) -> u32 {
     run.stamp.wrapping_sub(tail_stamp(tail)) & 0xff_ffff
 }
 
-/// Whether a line's place may be taken: it will never act again, or it is a verdict's, which flows go before.
+/// Whether a line will never act again.
 #[inline(always)]
 fn is_free(run: &Run, tail: u64) -> bool {
-    let kind = tail_kind(tail) & 7;
-    kind == LineKind::Empty as u8
-        || kind == LineKind::Verdict as u8
-        || tail_generation(tail) != run.generation as u16
-        || age(run, tail) >= run.config.line_lifetime
+    (tail_kind(tail) & 7 == LineKind::Empty as u8)
+        | (tail_generation(tail) != run.generation as u16)
+        | (age(run, tail) >= run.config.line_lifetime)
+}
+
+/// Whether a line is a verdict's, which flows go before.
+#[inline(always)]
+const fn is_verdict(tail: u64) -> bool {
+    tail_kind(tail) & 7 == LineKind::Verdict as u8
 }
 
 /// The IPv4 addresses and the ports of a key, as words that lie in a packet.
@@ -207,7 +211,7 @@ fn fill4(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
         let same =
             |way: *mut CacheLine4| *way.cast::<u64>() == addresses && *way.cast::<u32>().add(2) == native;
         let way = choose(run, ways, same, |way| (*way).tail);
-        if matches!(fill.kind, LineKind::Verdict) && !is_free(run, (*way).tail) {
+        if matches!(fill.kind, LineKind::Verdict) && !is_free(run, (*way).tail) && !is_verdict((*way).tail) {
             return;
         }
         *way.cast::<u64>() = addresses;
@@ -240,7 +244,7 @@ fn fill6(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
             (*way).ports == ports && (*way).source == key.source && (*way).destination == key.destination
         };
         let way = choose(run, ways, same, |way| (*way).tail);
-        if matches!(fill.kind, LineKind::Verdict) && !is_free(run, (*way).tail) {
+        if matches!(fill.kind, LineKind::Verdict) && !is_free(run, (*way).tail) && !is_verdict((*way).tail) {
             return;
         }
         (*way).source = key.source;
@@ -253,8 +257,8 @@ fn fill6(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
     }
 }
 
-/// The way to write: the one that has the tuple, else a free one of the emptier set, else, by turns of the clock, one of
-/// the first set.
+/// The way to write: the one that has the tuple, else a free one of the emptier set, else one of a verdict, else, by turns of
+/// the clock, one of the first set.
 #[inline(always)]
 fn choose<T>(
     run: &Run,
@@ -275,25 +279,31 @@ fn choose<T>(
     if same(d) {
         return d;
     }
-    let dead = |way| is_free(run, tail(way));
-    let (dead_a, dead_b, dead_c, dead_d) = (dead(a), dead(b), dead(c), dead(d));
+    // What it costs to take a way; without a branch, since the verifier follows both sides of each.
+    let cost = |way| {
+        let tail = tail(way);
+        (!is_free(run, tail)) as u32 * (2 - is_verdict(tail) as u32)
+    };
+    let costs = [cost(a), cost(b), cost(c), cost(d)];
     // Two free ways in the second set beat one in the first: of a cache that is a quarter full this leaves three flows in ten
     // thousand without a way (half full: nine in a thousand); taking the first set as long as it has one would leave five
     // times as many.
-    if dead_c && dead_d && !(dead_a && dead_b) {
-        c
-    } else if dead_a {
+    let [first, second] = [costs[0] | costs[1], costs[2] | costs[3]];
+    if second == 0 && first != 0 {
+        return c;
+    }
+    let least = costs[0].min(costs[1]).min(costs[2]).min(costs[3]);
+    if least == 2 {
+        return if run.now & 1 == 0 { a } else { b };
+    }
+    if costs[0] == least {
         a
-    } else if dead_b {
+    } else if costs[1] == least {
         b
-    } else if dead_c {
+    } else if costs[2] == least {
         c
-    } else if dead_d {
-        d
-    } else if run.now & 1 == 0 {
-        a
     } else {
-        b
+        d
     }
 }
 

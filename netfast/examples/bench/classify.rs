@@ -82,11 +82,28 @@ const TRACE: usize = 131_072;
 /// Headers whose verdicts are measured out of the flow cache, all of which fit into it.
 const CACHED: usize = 64;
 
+/// Packets of a turn, at least.
+const PACKETS: u32 = 131_072;
+
+/// Packets before it, at least.
+const WARM_UP: u32 = 50_000;
+
 /// What is measured.
 #[derive(Clone, Copy, Default)]
 struct Net {
     /// Verdicts may be cached.
     cached: bool,
+}
+
+/// What came out; times in nanoseconds a packet.
+#[derive(Clone, Copy)]
+struct Measured {
+    /// Median of the differences to the turn with an empty filter beside it.
+    net: f64,
+    /// Median of all turns with the rules.
+    whole: f64,
+    /// Median of the ratios of a round's second turn with the rules to its first.
+    aa: f64,
 }
 
 /// Returns whether every answer was right.
@@ -156,22 +173,30 @@ pub fn run(args: &Args) -> Result<bool> {
     let zipf = zipf(headers.len(), &mut numbers);
     bed.send(&headers, &uniform)?;
     let uncached = Net::default();
-    let [ns, _] = bed.net(&quick, args.rounds, uncached)?;
-    let [ns_optimised, _] = bed.net(&optimised, args.rounds, uncached)?;
+    let all = headers.len() as u32;
+    let uniform_quick = bed.net(&quick, all, args.rounds, uncached)?;
+    let uniform_optimised = bed.net(&optimised, all, args.rounds, uncached)?;
     bed.send(&headers, &zipf)?;
-    let [ns_zipf, _] = bed.net(&quick, args.rounds, uncached)?;
+    let zipf_quick = bed.net(&quick, all, args.rounds, uncached)?;
+    let zipf_optimised = bed.net(&optimised, all, args.rounds, uncached)?;
     let few: Vec<u32> = uniform
         .iter()
         .copied()
         .filter(|at| matches!(headers[*at as usize].protocol, wire::TCP | wire::UDP))
         .take(CACHED)
         .collect();
-    let [ns_cached, ns_cached_whole] = if few.is_empty() {
-        [f64::NAN; 2]
+    let cached = if few.is_empty() {
+        Measured { net: f64::NAN, whole: f64::NAN, aa: 1.0 }
     } else {
         bed.send(&headers, &few)?;
-        bed.net(&quick, args.rounds, Net { cached: true })?
+        bed.net(&quick, few.len() as u32, args.rounds, Net { cached: true })?
     };
+    // Of all that was measured, what is farthest from 1.
+    let aa_ratio = [uniform_quick, uniform_optimised, zipf_quick, zipf_optimised, cached]
+        .into_iter()
+        .map(|measured| measured.aa)
+        .max_by(|a, b| a.ln().abs().total_cmp(&b.ln().abs()))
+        .unwrap_or(1.0);
     let ns_floor = bed.floor(args.rounds)?;
 
     let ns_linear = if args.no_linear { None } else { linear::measure(&rules, &headers, args.rounds)? };
@@ -196,11 +221,13 @@ pub fn run(args: &Args) -> Result<bool> {
         "steps_avg": round(average),
         "steps_max": most,
         "steps_bound": report.steps_max,
-        "ns_uncached": round(ns),
-        "ns_uncached_zipf": round(ns_zipf),
-        "ns_uncached_optimised": round(ns_optimised),
-        "ns_cached": round(ns_cached),
-        "ns_cached_whole": round(ns_cached_whole - ns_floor),
+        "ns_uncached": round(uniform_quick.net),
+        "ns_uncached_zipf": round(zipf_quick.net),
+        "ns_uncached_optimised": round(uniform_optimised.net),
+        "ns_uncached_optimised_zipf": round(zipf_optimised.net),
+        "ns_cached": round(cached.net),
+        "ns_cached_whole": round(cached.whole - ns_floor),
+        "aa_ratio": (aa_ratio * 1e3).round() / 1e3,
         "ns_floor": round(ns_floor),
         "ns_linear": ns_linear.map(round),
         "optimised": {
@@ -423,25 +450,32 @@ impl Bed {
         Ok(median(&mut all))
     }
 
-    /// Nanoseconds a packet with the rules: net of the same program with an empty filter, and as a whole.
-    fn net(&mut self, compiled: &Compiled, rounds: usize, what: Net) -> Result<[f64; 2]> {
-        let (mut differences, mut whole) = (Vec::new(), Vec::new());
+    /// What a packet costs with the rules beside what it costs the same program with an empty filter, in turns.
+    fn net(&mut self, compiled: &Compiled, trace: u32, rounds: usize, what: Net) -> Result<Measured> {
+        let (mut differences, mut whole, mut aa) = (Vec::new(), Vec::new(), Vec::new());
         let empty = Compiled::default();
         for _ in 0..rounds {
-            let mut each = [0.0; 2];
-            for (filter, each) in [&empty, compiled].into_iter().zip(&mut each) {
-                // No verdict is cached where answers to flows may come to any address.
-                let dnat = abi::Forward { uid: 1, mode: abi::Mode::Dnat as u8, ..abi::Forward::default() };
-                let forwards = if what.cached { Vec::new() } else { vec![(0, dnat)] };
-                self.datapath.publish(&Images { filter: filter.clone(), forwards, ..Images::default() });
-                self.run(50_000)?;
-                let packets = 400_000;
-                let (time, _) = self.run(packets)?;
-                *each = time.as_nanos() as f64 / f64::from(packets);
-            }
-            differences.push(each[1] - each[0]);
-            whole.push(each[1]);
+            let first = self.turn(compiled, trace, what)?;
+            let floor = self.turn(&empty, trace, what)?;
+            let second = self.turn(compiled, trace, what)?;
+            differences.extend([first - floor, second - floor]);
+            whole.extend([first, second]);
+            aa.push(second / first);
         }
-        Ok([median(&mut differences), median(&mut whole)])
+        Ok(Measured { net: median(&mut differences), whole: median(&mut whole), aa: median(&mut aa) })
+    }
+
+    /// Nanoseconds a packet under these rules.
+    fn turn(&mut self, filter: &Compiled, trace: u32, what: Net) -> Result<f64> {
+        // No verdict is cached where answers to flows may come to any address.
+        let dnat = abi::Forward { uid: 1, mode: abi::Mode::Dnat as u8, ..abi::Forward::default() };
+        let forwards = if what.cached { Vec::new() } else { vec![(0, dnat)] };
+        self.datapath.publish(&Images { filter: filter.clone(), forwards, ..Images::default() });
+        // The whole trace once, uncounted: publishing and the turn before have had the CPU's caches for themselves.
+        self.run(trace.max(WARM_UP))?;
+        // And then as a whole again, so that every turn is about the same packets.
+        let packets = trace * PACKETS.div_ceil(trace);
+        let (time, _) = self.run(packets)?;
+        Ok(time.as_nanos() as f64 / f64::from(packets))
     }
 }

@@ -205,6 +205,7 @@ impl Sandbox {
         self.publish(&Rules::default())?;
         self.forget_flows()?;
         self.forget_lines()?;
+        self.forget_limits()?;
         for (key, index) in self.datapath.hop_entries() {
             self.datapath.remove_key(&key);
             self.datapath.free(index as u16);

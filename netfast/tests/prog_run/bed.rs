@@ -2,11 +2,10 @@
 //! thread of its own, which runs one scenario after the other, each from the beginning.
 
 use std::{
-    any::Any,
     net::SocketAddr,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
     sync::{
-        Mutex, OnceLock,
+        Mutex, OnceLock, PoisonError,
         mpsc::{Sender, channel},
     },
     thread,
@@ -48,30 +47,53 @@ pub type Scenario = fn(&mut Bed);
 /// A table's row: what it is about, the frame, verdict, reason. A frame that is passed must be unchanged.
 pub type Case = (&'static str, Vec<u8>, Verdict, Reason);
 
-type Outcome = Result<Vec<Vec<u8>>, Box<dyn Any + Send>>;
+type Outcome = Result<Vec<Vec<u8>>, String>;
 type Job = (Scenario, Sender<Outcome>);
+
+/// Name of the thread that has the bed.
+const WORKER: &str = "bed";
+
+/// What the scenario that failed last has said, and where. The test harness would show it with the test that made the bed,
+/// which is another one and mostly over.
+static SAID: Mutex<String> = Mutex::new(String::new());
+
+/// Has what a scenario says when it fails kept in [`SAID`].
+fn listen() {
+    let usual = take_hook();
+    set_hook(Box::new(move |info| {
+        if thread::current().name() == Some(WORKER) {
+            *SAID.lock().unwrap_or_else(PoisonError::into_inner) = info.to_string();
+        } else {
+            usual(info);
+        }
+    }));
+}
 
 /// Runs a scenario; returns the frames that left.
 pub fn run(scenario: Scenario) -> Vec<Vec<u8>> {
-    static WORKER: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
-    let worker = WORKER.get_or_init(|| {
-        let (sender, jobs) = channel::<Job>();
-        thread::spawn(move || {
+    static JOBS: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
+    let jobs = JOBS.get_or_init(|| {
+        let (sender, queue) = channel::<Job>();
+        listen();
+        let work = move || {
             let mut bed = Bed::with(SMALL_TABLES);
-            for (scenario, answer) in jobs {
+            for (scenario, answer) in queue {
                 bed.left.clear();
                 bed.sandbox.reset().unwrap();
                 let result = catch_unwind(AssertUnwindSafe(|| scenario(&mut bed)));
-                let _ = answer.send(result.map(|()| std::mem::take(&mut bed.left)));
+                let said = |_| SAID.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let _ = answer.send(result.map(|()| std::mem::take(&mut bed.left)).map_err(said));
             }
-        });
+        };
+        thread::Builder::new().name(WORKER.to_owned()).spawn(work).unwrap();
         Mutex::new(sender)
     });
     let (sender, answer) = channel();
-    worker.lock().unwrap().send((scenario, sender)).unwrap();
-    match answer.recv().expect("the bed could be made") {
-        Ok(left) => left,
-        Err(panic) => resume_unwind(panic),
+    jobs.lock().unwrap().send((scenario, sender)).unwrap();
+    match answer.recv() {
+        Ok(Ok(left)) => left,
+        Ok(Err(said)) => panic!("{said}"),
+        Err(_) => panic!("no bed: {}", SAID.lock().unwrap_or_else(PoisonError::into_inner)),
     }
 }
 

@@ -202,7 +202,8 @@ fn flows_go_before_verdicts(bed: &mut Bed) {
     let web = forward("web", "tcp", "192.0.2.10:443", "nat", "10.0.0.11:8443");
     bed.rules(&format!("{web}[[filter]]\naction = \"drop\"\nproto = \"udp\"\n"));
     flood(bed, 10_000);
-    assert!(bed.sandbox.verdict_lines().unwrap() > 100);
+    // One in eight is kept, and as long as there are free ways hardly any takes the place of another.
+    assert!(bed.sandbox.verdict_lines().unwrap() > 190);
     let flows: Vec<_> = (1..100)
         .map(|port| bed.connect(&format!("198.51.100.7:{port}"), "192.0.2.10:443", "10.0.0.11:8443"))
         .collect();

@@ -4,6 +4,7 @@ use std::{os::fd::AsFd, time::Duration};
 
 use netfast_common::{
     abi::{self, Config, Flow, FlowKey, SnatKey, SnatMapping},
+    echo,
     flow::ORIGINAL,
     snat,
 };
@@ -117,6 +118,21 @@ impl Sandbox {
         for set in cpu * stride6..(cpu + 1) * stride6 {
             sys::update(cache.as_fd(), &set, &abi::CacheSet6::default(), sys::Existing::Replace)
                 .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Fills the buckets of the filter's limits: a rule begins with its burst, whatever another one with its number has used.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be written.
+    pub fn forget_limits(&self) -> Result<(), SandboxError> {
+        let loaded = lock(&self.datapath.loaded);
+        let buckets = loaded.map_fd("FILTER_BUCKETS")?;
+        for at in 0..abi::MAX_FILTER_LIMITS {
+            sys::update(buckets.as_fd(), &at, &[0u64; size_of::<echo::Bucket>() / 8], sys::Existing::Replace)
+                .map_err(|error| DatapathError::Kernel { call: "filling of the filter's limits", error })?;
         }
         Ok(())
     }
