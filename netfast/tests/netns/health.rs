@@ -1,6 +1,6 @@
 //! Health checks: each kind against peers that nobody here wrote, targets that die under load, and an agent that starts again.
 
-use std::{fs, path::Path, thread, time::Instant};
+use std::{fs, thread, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::{
@@ -10,6 +10,7 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
+    health_tls,
     peers::{self, KNOWN, need},
     support::{
         PATIENCE,
@@ -32,7 +33,7 @@ fn health(world: &World, forward: &str, target: &str) -> Result<(String, String)
 }
 
 /// Waits until a target is in a state.
-fn wait_state(world: &World, forward: &str, target: &str, state: &str) -> Result<String> {
+pub fn wait_state(world: &World, forward: &str, target: &str, state: &str) -> Result<String> {
     let mut last = None;
     let found = wait_for(&format!("{forward}/{target} {state}"), PATIENCE, || {
         let (now, error) = health(world, forward, target)?;
@@ -63,62 +64,14 @@ fn wait_entries(world: &World, forward: &str, target: &str, some: bool) -> Resul
     })
 }
 
-/// nginx with TLS on 8443, of its own certificate: the name `good.example` is served, any other one is sent away.
-fn nginx_tls(namespace: &Namespace, dir: &Path) -> Result<Process> {
-    let own = dir.join("tls");
-    fs::create_dir_all(&own)?;
-    let own = own.display();
-    namespace.run(&[
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=good.example",
-        "-addext",
-        "subjectAltName=DNS:good.example",
-        "-addext",
-        "basicConstraints=critical,CA:FALSE",
-        "-keyout",
-        &format!("{own}/key"),
-        "-out",
-        &format!("{own}/crt"),
-    ])?;
-    let server = |name: &str, extra: &str, answer: &str| {
-        format!(
-            "server {{ listen [::]:8443 ssl ipv6only=off {extra}; server_name {name}; ssl_certificate {own}/crt; \
-             ssl_certificate_key {own}/key; location / {{ return {answer}; }} }}\n"
-        )
-    };
-    let servers = server("good.example", "", "200 \"all is well\\n\"")
-        + &server("_", "default_server", "421 \"no such name\\n\"")
-            .replace("[::]:8443 ssl ipv6only=off", "[::]:8443 ssl");
-    let text = format!(
-        "daemon off; user root; worker_processes 1; pid {own}/pid; error_log stderr;\nevents {{ worker_connections 256; }}\n\
-         http {{ access_log off; client_body_temp_path {own}/b; proxy_temp_path {own}/p; fastcgi_temp_path {own}/f; \
-         uwsgi_temp_path {own}/u; scgi_temp_path {own}/s;\n{servers} }}\n"
-    );
-    let file = format!("{own}/nginx.conf");
-    fs::write(&file, text)?;
-    let mut command = namespace.command("nginx");
-    let mut nginx = namespace.spawn("nginx-tls", command.args(["-c", &file, "-e", "stderr"]))?;
-    nginx.wait_ready(PATIENCE, || {
-        Ok(namespace.run(&["curl", "-sk", "https://127.0.0.1:8443/"]).ok().map(drop))
-    })?;
-    Ok(nginx)
-}
-
 #[test]
 fn each_kind_of_check_against_real_peers() -> Result<()> {
     need!("nginx", "curl", "openssl", "dnsmasq", "dig", "nft");
     let mut world = World::new("checks")?.web()?;
     // Echo requests need no privilege but this.
     world.host.sysctl("net.ipv4.ping_group_range", "0 2147483647")?;
-    let (tls, dns) = (nginx_tls(&world.targets[0], world.bed.dir())?, peers::dnsmasq(&world.targets[0])?);
+    let (tls, dns) =
+        (health_tls::self_signed(&world.targets[0], world.bed.dir())?, peers::dnsmasq(&world.targets[0])?);
     world.servers.extend([tls, dns]);
     // Not a word on these: no refusal either.
     world.targets[0].run(&["nft", "add table inet guard"])?;

@@ -14,6 +14,7 @@ mod filter_oracle;
 mod floods;
 mod forward;
 mod health;
+mod health_tls;
 mod hops;
 mod icmp;
 mod jumbo;
