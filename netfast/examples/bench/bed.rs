@@ -439,7 +439,8 @@ fn intent() -> Result<Intent> {
                     ..Default::default()
                 }
                 .into(),
-            ],
+            ]
+            .into(),
             ..Default::default()
         },
         ..Intent::default()

@@ -12,7 +12,7 @@ mod publish;
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     host_checks,
     interfaces::Interfaces,
-    listeners,
+    listeners, memory,
     optimiser::{Better, Optimiser},
     state::{Shared, Snapshot},
     wall_clock,
@@ -318,6 +318,9 @@ impl Owner {
         self.follow_clock();
         // Also finds programs that somebody else removed.
         self.reconcile().await;
+        if self.shared.worked.swap(false, Ordering::Relaxed) {
+            tokio::task::block_in_place(memory::give_back);
+        }
         self.retries += 1;
         if self.retries.is_multiple_of(LISTENERS_EVERY) {
             self.conflicts = tokio::task::block_in_place(|| listeners::conflicts(&self.intent.rules));
@@ -388,6 +391,7 @@ impl Owner {
             interfaces: self.interfaces.clone(),
             faults: self.reload_problem.iter().chain(&self.host_problem).cloned().collect(),
             notes,
+            filter: Arc::clone(&self.images.filter.rules),
             tables: self.images.tables.clone(),
             gone: self.gone.clone(),
         }));

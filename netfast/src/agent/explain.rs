@@ -5,13 +5,10 @@ use netfast_common::{
     wire::{ACK, Packet, SYN, TCP},
 };
 
-use super::{host_names::HostNames, state::Shared};
-use crate::{
-    api::types::{
-        Decider, ErrorBody, ErrorCode, ExplainReply, ExplainRequest, FilterAction, IcmpKind, Rules,
-        SCHEMA_VERSION, Transport,
-    },
-    rules::compile,
+use super::state::Shared;
+use crate::api::types::{
+    Decider, ErrorBody, ErrorCode, ExplainReply, ExplainRequest, FilterAction, IcmpKind, Rules,
+    SCHEMA_VERSION, Transport,
 };
 
 fn usage(field: &str, message: String) -> ErrorBody {
@@ -109,7 +106,6 @@ impl Shared {
         };
         let snapshot = self.snapshot.load();
         let rules = &snapshot.intent.rules;
-        let expanded = compile::expand(rules, &snapshot.ids, &HostNames(&host), &mut Vec::new())?;
         let mut reply = ExplainReply {
             schema_version: SCHEMA_VERSION,
             revision: snapshot.intent.revision,
@@ -119,10 +115,8 @@ impl Shared {
             passes: Vec::new(),
             service: if request.established { None } else { service(rules, request) },
         };
-        for (rule, at) in expanded.rules.iter().zip(&expanded.positions) {
-            if !rule.matches(&packet, ifindex, icmp) {
-                continue;
-            }
+        // What is live, match by match: 100,000 of them take a few milliseconds.
+        for rule in snapshot.filter.iter().filter(|rule| rule.matches(&packet, ifindex, icmp)) {
             // The first match decides; where it does not speak of flows, the flow's packet passes.
             if request.established && !rule.speaks_of_flows() {
                 if rule.action.goes_on() {
@@ -130,7 +124,9 @@ impl Shared {
                 }
                 break;
             }
-            let at = *at as usize;
+            // Identifiers of the policies stand behind those of the rules.
+            let at = snapshot.ids.filters().iter().position(|id| id.index == rule.number);
+            let Some(at) = at else { continue };
             match rules.filters.get(at) {
                 Some(filter) => {
                     let decider = Decider { position: at + 1, rule: filter.clone() };

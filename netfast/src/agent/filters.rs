@@ -1,6 +1,6 @@
 //! The filter rules as they are listed.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::atomic::Ordering};
 
 use super::state::Shared;
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
 impl Shared {
     /// The rules that `query` asks for.
     pub(super) fn filters(&self, query: &FilterQuery) -> Result<FilterList, ErrorBody> {
+        self.worked.store(true, Ordering::Relaxed);
         let snapshot = self.snapshot.load();
         let rules = &snapshot.intent.rules;
         let total = rules.filters.len();

@@ -22,9 +22,24 @@ struct Listener {
 const TCP_LISTEN: &str = "0A";
 const UDP_UNCONNECTED: &str = "07";
 
+/// Whether the forwards and echo reflectors of two rule sets listen alike.
+pub(super) fn same_services(one: &Rules, other: &Rules) -> bool {
+    services(one).eq(services(other))
+}
+
+/// Kind and name of all that listens, and where.
+fn services(rules: &Rules) -> impl Iterator<Item = (Option<&str>, Transport, Endpoint)> {
+    let forwards = rules.forwards.iter();
+    let forwards = forwards.map(|forward| (Some(forward.name.as_str()), forward.protocol, forward.listen));
+    forwards.chain(rules.echoes.iter().map(|echo| (None, Transport::Udp, echo.listen)))
+}
+
 /// What the operator should know about forwards and echo reflectors on ports that local programs listen on, a sentence
 /// each.
 pub(super) fn conflicts(rules: &Rules) -> Vec<String> {
+    if services(rules).next().is_none() {
+        return Vec::new();
+    }
     let listeners: Vec<Listener> = [
         ("tcp", Transport::Tcp),
         ("tcp6", Transport::Tcp),
@@ -90,19 +105,13 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 
 /// Pairs of an object's name and a listener that it takes the packets from.
 fn matches<'a>(rules: &Rules, listeners: &'a [Listener]) -> Vec<(String, &'a Listener)> {
-    let forwards = rules
-        .forwards
-        .iter()
-        .map(|forward| (format!("forward {}", forward.name), forward.protocol, forward.listen));
-    let echoes =
-        rules.echoes.iter().map(|echo| (format!("echo {}", echo.listen), Transport::Udp, echo.listen));
-    forwards
-        .chain(echoes)
-        .flat_map(|(object, protocol, listen)| {
-            let hit = listeners.iter().find(|listener| {
+    services(rules)
+        .filter_map(|(forward, protocol, listen)| {
+            let listener = listeners.iter().find(|listener| {
                 listener.protocol == protocol && takes(&listen, listener.address, listener.port)
-            });
-            hit.map(|listener| (object, listener))
+            })?;
+            let object = forward.map_or_else(|| format!("echo {listen}"), |name| format!("forward {name}"));
+            Some((object, listener))
         })
         .collect()
 }

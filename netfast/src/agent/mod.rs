@@ -14,6 +14,7 @@ mod interfaces;
 mod listeners;
 mod lock;
 mod logging;
+mod memory;
 mod notify;
 mod optimiser;
 mod state;
@@ -111,6 +112,7 @@ impl AgentError {
 ///
 /// If it cannot start. What it found in the kernel is left as it was then.
 pub fn run(config: &AgentConfig, options: Options) -> Result<(), AgentError> {
+    memory::share();
     logging::start(&config.log.level);
     // The engine blocks a thread while it publishes; another one must be there for the API.
     let threads = std::thread::available_parallelism().map_or(2, |threads| threads.get().clamp(2, 4));

@@ -14,6 +14,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
+use super::memory;
 use crate::classifier::{Compiled, Effort, Limits, compile_while};
 use crate::datapath::lowest_priority;
 
@@ -119,7 +120,10 @@ impl Desk {
             let begin = Instant::now();
             let go_on = || self.serial.load(Ordering::SeqCst) == serial && begin.elapsed() < LONGEST;
             let limits = Limits { effort: Effort::Better, ..limits };
-            let Some(Ok(compiled)) = compile_while(&of.rules, &limits, &go_on) else { continue };
+            let Some(Ok(compiled)) = compile_while(&of.rules, &limits, &go_on) else {
+                memory::give_back();
+                continue;
+            };
             let (cost, present) = (compiled.cost(), of.cost());
             tracing::debug!(rules = of.rules.len(), took = ?begin.elapsed(), cost, present, "built the filter once more");
             if cost < WORTH * present

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -16,6 +19,7 @@ use crate::{
         CacheMisses, CacheSets, CacheSummary, Count, FlowSummary, ForwardCount, Intent, InterfaceCount,
         MapFill, NamedCount, Rules, SCHEMA_VERSION, SnatCount, Stats, Status, TargetCount,
     },
+    classifier,
     datapath::{Datapath, Direction, Tally},
     health::Checks,
     metrics::{Recorder, StatsSource},
@@ -38,6 +42,8 @@ pub(super) struct Snapshot {
     pub(super) faults: Vec<String>,
     /// What the operator should know all the same.
     pub(super) notes: Vec<String>,
+    /// The filter's matches as they are live.
+    pub(super) filter: Arc<Vec<classifier::Rule>>,
     /// Look-up tables of the forwards.
     pub(super) tables: Vec<Arc<Table>>,
     /// Traffic of targets that are gone, by uid of their forward: so that a forward's counters never fall.
@@ -52,6 +58,8 @@ pub(super) struct Shared {
     pub(super) recorder: Recorder,
     pub(super) health: Checks,
     pub(super) snapshot: ArcSwap<Snapshot>,
+    /// Something was done that takes memory for a moment.
+    pub(super) worked: AtomicBool,
     /// Why the metrics' listener does not listen.
     pub(super) listener_problem: Mutex<Option<String>>,
     started: Instant,
@@ -96,6 +104,7 @@ impl Shared {
             recorder: Recorder::default(),
             health: Checks::default(),
             snapshot: ArcSwap::default(),
+            worked: AtomicBool::new(true),
             listener_problem: Mutex::default(),
             started: Instant::now(),
         }
@@ -232,6 +241,7 @@ impl Shared {
 
 impl StatsSource for Shared {
     fn stats(&self) -> Stats {
+        self.worked.store(true, Ordering::Relaxed);
         let snapshot = self.snapshot.load();
         let tally = self.datapath.tally();
         let counters = self.datapath.counters();

@@ -2,6 +2,7 @@
 
 use std::{
     mem::{offset_of, size_of},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,8 @@ pub(super) struct Publisher {
     in_window: u32,
     filter: filter::Placement,
     quic: quic::Table,
+    /// Waits for the grace period that began behind the last publication, so that the next one hardly ever has to.
+    grace: Option<JoinHandle<()>>,
 }
 
 impl Publisher {
@@ -32,14 +35,16 @@ impl Publisher {
         let generation = maps.config.load32(0, GENERATION);
         let filter = filter::Placement::adopt(maps, generation & 1);
         let quic = quic::Table::adopt(&maps.quic_ids);
-        Self { generation, window: Instant::now(), in_window: 0, filter, quic }
+        Self { generation, window: Instant::now(), in_window: 0, filter, quic, grace: None }
     }
 
     /// See [`super::Datapath::publish`].
     pub(super) fn publish(&mut self, maps: &Maps, counters: &Counters, images: &Images) -> u32 {
         self.hold_back(maps);
         // Programs that started before the last publication may still read the slot that is written now.
-        sys::grace_period();
+        if self.grace.take().is_none_or(|grace| grace.join().is_err()) {
+            sys::grace_period();
+        }
         // What is live, not what was published last: `settings::write` goes on by two.
         let generation = next(maps.config.load32(0, GENERATION));
         let slot = generation & 1;
@@ -77,6 +82,8 @@ impl Publisher {
         // Sequentially consistent: all of the above is there for whoever sees it.
         maps.config.store32(0, GENERATION, generation);
         self.generation = generation;
+        let grace = std::thread::Builder::new().name("grace-period".to_owned());
+        self.grace = grace.spawn(sys::grace_period).ok();
         generation
     }
 

@@ -19,6 +19,7 @@ mod hops;
 mod host;
 mod indexes;
 mod keeper;
+mod lookups;
 mod neighbours;
 mod parse;
 mod requests;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -20,6 +20,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::NetlinkError;
 use super::hops::Ask;
 use super::host::{HostState, Link};
+use super::lookups::{self, Known};
 use super::neighbours::{Neighbour, NeighbourKey};
 use super::parse;
 use super::view::{Answer, Unreachable};
@@ -28,10 +29,13 @@ use super::view::{Answer, Unreachable};
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Route look-ups under way at once.
 const AT_ONCE: usize = 64;
+/// So many targets are asked for in bulk.
+const MANY: usize = 32;
 
 /// The connection for requests; made anew when it breaks.
 pub(crate) struct Requests {
     handle: Mutex<Handle>,
+    known: Mutex<Known>,
 }
 
 /// Links, addresses and neighbours, as dumped.
@@ -42,7 +46,7 @@ pub(crate) struct Dump {
 
 impl Requests {
     pub fn connect() -> Result<Self, NetlinkError> {
-        Ok(Self { handle: Mutex::new(open()?) })
+        Ok(Self { handle: Mutex::new(open()?), known: Mutex::new(Known::new()) })
     }
 
     fn handle(&self) -> Handle {
@@ -93,41 +97,79 @@ impl Requests {
         })
     }
 
-    /// Asks the kernel how each target is reached: its own look-up, policy rules and multipath included.
+    /// Asks the kernel how each target is reached: its own look-up, policy rules and multipath included. In the order of the
+    /// addresses, each once. What it has said before holds, if it has told of no change since.
     pub async fn answers(&self, targets: &[IpAddr]) -> Vec<(IpAddr, Answer)> {
         let mut unique: Vec<IpAddr> = targets.to_vec();
         unique.sort_unstable();
         unique.dedup();
-        futures::stream::iter(unique)
-            .map(|target| async move { (target, self.answer(target).await) })
+        let (epoch, known, unknown) = {
+            let mut all = self.known();
+            let (epoch, paths) = all.paths();
+            let (known, unknown): (Vec<IpAddr>, Vec<IpAddr>) =
+                unique.into_iter().partition(|target| paths.contains_key(target));
+            let known = known.into_iter().filter_map(|target| Some((target, Ok(*paths.get(&target)?))));
+            (epoch, known.collect::<Vec<(IpAddr, Answer)>>(), unknown)
+        };
+        let mut answers = self.ask_for(unknown).await;
+        answers.extend(known);
+        answers.sort_unstable_by_key(|(target, _)| *target);
+        self.known().learn(epoch, &answers);
+        answers
+    }
+
+    /// [`Self::answers`], all of them asked for now.
+    pub async fn answers_anew(&self, targets: &[IpAddr]) -> Vec<(IpAddr, Answer)> {
+        self.known().forget();
+        self.answers(targets).await
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask_for(&self, unique: Vec<IpAddr>) -> Vec<(IpAddr, Answer)> {
+        let (unique, replies) = if unique.len() < MANY {
+            (unique, Vec::new())
+        } else {
+            let asked = tokio::task::spawn_blocking(move || {
+                let replies = lookups::look_up(&unique, route_request).unwrap_or_default();
+                (unique, replies)
+            });
+            match asked.await {
+                Ok((unique, replies)) => (unique, replies),
+                Err(_) => return Vec::new(),
+            }
+        };
+        let replies = replies.into_iter().chain(std::iter::repeat_with(|| None));
+        futures::stream::iter(unique.into_iter().zip(replies))
+            .map(|(target, reply)| async move {
+                let answer = match reply {
+                    _ if target.is_multicast() || target.is_unspecified() => {
+                        Err(Unreachable::NotUnicast(target))
+                    }
+                    Some(Ok(message)) => parse::route(target, &message),
+                    Some(Err(error)) => Err(refused(target, &error)),
+                    None => self.answer(target).await,
+                };
+                (target, answer)
+            })
             .buffered(AT_ONCE)
             .collect()
             .await
     }
 
     async fn answer(&self, target: IpAddr) -> Answer {
-        if target.is_multicast() || target.is_unspecified() {
-            return Err(Unreachable::NotUnicast(target));
-        }
         let reply = self
             .run("route look-up", |handle| {
-                let mut message = RouteMessage::default();
-                message.header.address_family = family(target);
-                message.header.destination_prefix_length = if target.is_ipv4() { 32 } else { 128 };
-                message.attributes.push(RouteAttribute::Destination(RouteAddress::from(target)));
+                let message = route_request(target);
                 async move { handle.route().get(message).execute().try_next().await }
             })
             .await;
         match reply {
             Ok(Some(message)) => parse::route(target, &message),
             Ok(None) => Err(Unreachable::NoRoute(target)),
-            Err(NetlinkError::Request { error, .. }) => Err(match error.raw_os_error() {
-                Some(libc::ENETUNREACH | libc::ENODEV) => Unreachable::NoRoute(target),
-                Some(libc::EHOSTUNREACH) => Unreachable::Refused { target, by: "unreachable".into() },
-                Some(libc::EACCES) => Unreachable::Refused { target, by: "prohibit".into() },
-                Some(libc::EINVAL) => Unreachable::Refused { target, by: "blackhole".into() },
-                _ => Unreachable::Query { target, error: error.to_string() },
-            }),
+            Err(NetlinkError::Request { error, .. }) => Err(refused(target, &error)),
             Err(error) => Err(Unreachable::Query { target, error: error.to_string() }),
         }
     }
@@ -206,6 +248,25 @@ fn open() -> Result<Handle, NetlinkError> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
     tokio::spawn(connection);
     Ok(handle)
+}
+
+fn route_request(target: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(target);
+    message.header.destination_prefix_length = if target.is_ipv4() { 32 } else { 128 };
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(target)));
+    message
+}
+
+/// Why the kernel names no route.
+fn refused(target: IpAddr, error: &io::Error) -> Unreachable {
+    match error.raw_os_error() {
+        Some(libc::ENETUNREACH | libc::ENODEV) => Unreachable::NoRoute(target),
+        Some(libc::EHOSTUNREACH) => Unreachable::Refused { target, by: "unreachable".into() },
+        Some(libc::EACCES) => Unreachable::Refused { target, by: "prohibit".into() },
+        Some(libc::EINVAL) => Unreachable::Refused { target, by: "blackhole".into() },
+        _ => Unreachable::Query { target, error: error.to_string() },
+    }
 }
 
 fn family(address: IpAddr) -> AddressFamily {

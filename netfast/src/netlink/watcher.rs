@@ -361,7 +361,7 @@ impl Watcher {
         let requests = Arc::clone(&self.requests);
         let own = self.own.clone();
         tokio::spawn(async move {
-            let answers = requests.answers(&targets).await;
+            let answers = requests.answers_anew(&targets).await;
             if let Some(own) = own.upgrade() {
                 let _ = own.send(Command::Answered(answers));
             }

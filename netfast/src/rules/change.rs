@@ -9,8 +9,8 @@ use std::collections::HashSet;
 use netfast_common::abi;
 
 use crate::api::types::{
-    Addresses, Attachment, ChangeAction, Echo, Endpoint, ErrorBody, ErrorCode, FilterRule, Forward, Intent,
-    Many, ObjectChange, Operation, Rules, Snat, Target,
+    Addresses, Attachment, ChangeAction, Echo, Endpoint, ErrorBody, ErrorCode, FilterRule, FilterRules,
+    Forward, Intent, Many, ObjectChange, Operation, Rules, Snat, Target,
 };
 
 use super::{
@@ -54,7 +54,7 @@ pub fn apply(intent: &Intent, operations: &[Operation]) -> Result<Changed, Error
     }
     let Change { intent: mut after, named, all_filters, mut warnings } = change;
     sets_in_use(&after.rules, operations)?;
-    validate::validate(&after.rules)?;
+    validate::validate_beside(&after.rules, &intent.rules)?;
     attachments(&after)?;
     let filters_named = all_filters || named.iter().any(|(kind, _)| kind == "filter");
     let changes: Vec<ObjectChange> = diff::objects(intent, &after, filters_named)
@@ -153,7 +153,7 @@ impl Change {
                 Ok(())
             }
             Operation::FilterFlush => {
-                self.intent.rules.filters.clear();
+                self.intent.rules.filters = FilterRules::default();
                 Ok(())
             }
             Operation::FilterReplace { rules, sets, policies, append } => {

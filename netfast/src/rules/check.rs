@@ -139,9 +139,13 @@ pub fn new_warnings(before: &Rules, after: &Rules) -> Vec<String> {
         these.retain(|text| !found.contains(text));
         found = these;
     }
-    let old: HashSet<*const FilterRule> = before.filters.iter().map(Arc::as_ptr).collect();
-    let new: Vec<usize> =
-        (0..after.filters.len()).filter(|&at| !old.contains(&Arc::as_ptr(&after.filters[at]))).collect();
+    // Mostly one rule of many is another.
+    let [head, tail] = before.filters.same_ends(&after.filters);
+    let old = &before.filters[head..before.filters.len() - tail];
+    let old: HashSet<*const FilterRule> = old.iter().map(Arc::as_ptr).collect();
+    let new: Vec<usize> = (head..after.filters.len() - tail)
+        .filter(|&at| !old.contains(&Arc::as_ptr(&after.filters[at])))
+        .collect();
     if new.len().saturating_mul(after.filters.len()) > COMPARISONS {
         if before.filters != after.filters {
             found.push(format!(

@@ -53,9 +53,10 @@ pub fn compile_beside(
 ) -> Result<Images, ErrorBody> {
     let mut rules = intent.rules.clone();
     normal::normalize(&mut rules);
-    validate::validate(&rules)?;
+    validate::validate_beside(&rules, &live.rules)?;
     let mut assigned = ids.clone();
-    assigned.assign(&rules)?;
+    let filter_keys = live.filter_keys.of(&rules.filters);
+    assigned.assign_by(&rules, filter_keys.as_slice())?;
     let routes = routes(&rules, host);
     assigned.set_sources(&sources(&rules, &routes))?;
 
@@ -67,6 +68,7 @@ pub fn compile_beside(
     echoes(&rules, &assigned, &mut images);
     filters::compile(&rules, &assigned, host, &mut images, &live.filter, limits)?;
     images.services.sort_unstable_by_key(|s| (s.address, s.protocol, s.port_low));
+    (images.rules, images.filter_keys) = (rules, filter_keys);
     *ids = assigned;
     Ok(images)
 }

@@ -11,7 +11,8 @@ use similar::TextDiff;
 
 use crate::{
     api::types::{
-        AddressSet, ChangeAction, Endpoint, FilterRule, Forward, Intent, InterfacePolicy, ObjectChange, Rules,
+        AddressSet, ChangeAction, Endpoint, FilterRule, FilterRules, Forward, Intent, InterfacePolicy,
+        ObjectChange, Rules,
     },
     config::rules::render,
 };
@@ -195,6 +196,48 @@ pub fn filter_keys(filters: &[Arc<FilterRule>]) -> Vec<RuleKey> {
             }
         })
         .collect()
+}
+
+/// The keys of a list of rules, which it takes few others to know after a small change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterKeys {
+    rules: FilterRules,
+    keys: Arc<Vec<RuleKey>>,
+}
+
+/// So many rules are looked for among all others one by one.
+const FEW: usize = 64;
+
+impl FilterKeys {
+    /// The keys, in the order of the rules.
+    pub fn as_slice(&self) -> &[RuleKey] {
+        &self.keys
+    }
+
+    /// The keys of `rules`: those that [`filter_keys`] finds.
+    pub fn of(&self, rules: &FilterRules) -> Self {
+        let [head, tail] = rules.same_ends(&self.rules);
+        let new = &rules[head..rules.len() - tail];
+        let gone = &self.rules[head..self.rules.len() - tail];
+        if new.is_empty() && gone.is_empty() {
+            return Self { rules: rules.clone(), keys: Arc::clone(&self.keys) };
+        }
+        let few = new.len().max(gone.len()) <= FEW;
+        let kept = || self.keys[..head].iter().chain(&self.keys[self.keys.len() - tail..]);
+        // A rule that is there twice has a key that depends on the other one.
+        let alone = |rule: &Arc<FilterRule>| {
+            let keys = [filter_key(rule, 0), filter_key(rule, 1)];
+            kept().all(|key| !keys.contains(key))
+        };
+        if !few || !new.iter().chain(gone).all(alone) {
+            return Self { rules: rules.clone(), keys: Arc::new(filter_keys(rules)) };
+        }
+        let mut keys = Vec::with_capacity(rules.len());
+        keys.extend_from_slice(&self.keys[..head]);
+        keys.extend(filter_keys(new));
+        keys.extend_from_slice(&self.keys[self.keys.len() - tail..]);
+        Self { rules: rules.clone(), keys: Arc::new(keys) }
+    }
 }
 
 fn filter_key(rule: &FilterRule, times: u32) -> RuleKey {

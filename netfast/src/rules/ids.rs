@@ -126,11 +126,19 @@ impl Ids {
     /// # Errors
     /// When every index is in use or retired. The identifiers are then half assigned: assign to a copy.
     pub fn assign(&mut self, rules: &Rules) -> Result<(), ErrorBody> {
+        self.assign_by(rules, &diff::filter_keys(&rules.filters))
+    }
+
+    /// [`Self::assign`], where the keys of the filter rules are known ([`diff::filter_keys`]).
+    ///
+    /// # Errors
+    /// As [`Self::assign`].
+    pub fn assign_by(&mut self, rules: &Rules, keys: &[RuleKey]) -> Result<(), ErrorBody> {
         let mut free = Free::of(self);
         self.assign_forwards(&rules.forwards, &mut free)?;
         self.assign_snats(rules, &mut free)?;
         self.assign_echoes(rules, &mut free)?;
-        self.assign_filters(rules, &mut free)
+        self.assign_filters(rules, keys, &mut free)
     }
 
     fn assign_forwards(&mut self, forwards: &[Forward], free: &mut Free) -> Result<(), ErrorBody> {
@@ -301,10 +309,10 @@ impl Ids {
         Ok(())
     }
 
-    fn assign_filters(&mut self, rules: &Rules, free: &mut Free) -> Result<(), ErrorBody> {
+    fn assign_filters(&mut self, rules: &Rules, keys: &[RuleKey], free: &mut Free) -> Result<(), ErrorBody> {
         // Nothing but the live rule set refers to a counter. Those of what goes are given out only if there are no others, so
         // that the last packets under the old rules hardly ever count for a new one.
-        let mut keys = diff::filter_keys(&rules.filters);
+        let mut keys = keys.to_vec();
         keys.extend(rules.policies.iter().map(diff::policy_key));
         let kept = self.filters.iter().zip(&keys).take_while(|(old, key)| old.key == **key).count();
         let mut old: HashMap<RuleKey, FilterId> =

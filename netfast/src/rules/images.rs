@@ -9,11 +9,11 @@ use std::{
 use netfast_common::{abi, maglev};
 
 use crate::{
-    api::types::{Endpoint, Forward},
+    api::types::{Endpoint, Forward, Rules},
     classifier::Compiled,
 };
 
-use super::normal::target_key;
+use super::{diff::FilterKeys, normal::target_key};
 
 /// The map images of one rule set. Indexes are those of the maps' slot-relative parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,10 @@ pub struct Images {
     pub echo_allow: Vec<abi::AllowEntry>,
     /// The filter.
     pub filter: Compiled,
+    /// The rules that all this was made of, which are valid.
+    pub rules: Rules,
+    /// The keys of the filter rules among them.
+    pub filter_keys: FilterKeys,
     /// What its limits let through.
     pub filter_rates: Vec<abi::FilterRate>,
     /// Look-up tables of all forwards.

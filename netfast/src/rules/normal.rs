@@ -26,10 +26,10 @@ pub fn normalize(rules: &mut Rules) {
             *net = net.trunc();
         }
     }
-    for rule in &mut rules.filters {
-        if !is_normal(rule) {
-            normalize_filter(Arc::make_mut(rule));
-        }
+    // Mostly all of them are: then the list stays the same one.
+    let others: Vec<usize> = (0..rules.filters.len()).filter(|at| !is_normal(&rules.filters[*at])).collect();
+    for at in others {
+        normalize_filter(Arc::make_mut(&mut rules.filters[at]));
     }
     rules.policies.retain(|policy| policy.filter != FilterDefault::Allow);
 }

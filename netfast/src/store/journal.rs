@@ -114,7 +114,10 @@ impl Journal {
             intent: crate::api::types::Intent {
                 revision: document.intent.revision,
                 attachments: document.intent.attachments.clone(),
-                rules: crate::api::types::Rules { filters: Vec::new(), ..document.intent.rules.clone() },
+                rules: crate::api::types::Rules {
+                    filters: Default::default(),
+                    ..document.intent.rules.clone()
+                },
             },
             ids: document.ids.clone(),
         };

@@ -46,8 +46,15 @@ pub const CASES: &[Case] = &[
     case("live/nft_dnat", Kind::NftDnat, DNS),
     Case { flows_first: true, flows: ZIPF_FLOWS, zipf: true, ..case("live/nat_zipf", Kind::Netfast, DNS) },
     case("live/kernel_forward", Kind::Kernel, ROUTED),
-    case("live/nft_linear_1000", Kind::NftLinear, ROUTED),
-    Case { flows_first: true, ..case("live/filter_1000", Kind::Filter, DNS) },
+    case("live/nft_linear_1000", Kind::NftLinear(1000), ROUTED),
+    Case { flows_first: true, ..case("live/filter_1000", Kind::Filter(1000), DNS) },
+    Case { flows_first: true, ..case("live/filter_10", Kind::Filter(10), DNS) },
+    Case { flows_first: true, ..case("live/filter_10000", Kind::Filter(10_000), DNS) },
+    // Of no flow: the filter is asked for each packet, and the kernel routes it, as it does for nftables.
+    case("live/filter_10_routed", Kind::Filter(10), ROUTED),
+    case("live/filter_10000_routed", Kind::Filter(10_000), ROUTED),
+    case("live/nft_linear_10", Kind::NftLinear(10), ROUTED),
+    case("live/nft_linear_10000", Kind::NftLinear(10_000), ROUTED),
     case("live/redirect_1_cpu", Kind::QueuesRedirect, DNS),
     Case { generators: 2, ..case("live/redirect_2_cpus", Kind::QueuesRedirect, DNS) },
     Case { flows_first: true, ..case("live/nat_1_cpu", Kind::QueuesNetfast, DNS) },
@@ -64,6 +71,9 @@ pub const REFERENCES: &[(&str, &str)] = &[
     ("live/kernel_forward", "live/nat"),
     ("live/filter_1000", "live/nat"),
     ("live/nft_linear_1000", "live/filter_1000"),
+    ("live/filter_10000", "live/filter_10"),
+    ("live/filter_10000_routed", "live/filter_10_routed"),
+    ("live/nft_linear_10000", "live/nft_linear_10"),
     ("live/redirect_2_cpus", "live/redirect_1_cpu"),
     ("live/nat_2_cpus", "live/nat_1_cpu"),
 ];
@@ -75,6 +85,8 @@ pub const MARKS: &[(&str, &str, f64)] = &[
     ("live/nat", "live/nft_dnat", 6.0),
     ("live/echo", "live/user_echo", 20.0),
     ("live/nat_zipf", "live/nat", 0.75),
+    ("live/filter_10000", "live/filter_10", 0.85),
+    ("live/filter_10000_routed", "live/filter_10_routed", 0.85),
 ];
 
 /// Cases that have a turn twice in a round, before and after the one that they are compared with: A/A.

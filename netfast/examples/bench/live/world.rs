@@ -29,8 +29,6 @@ pub const SERVICE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 pub const TARGET: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// Targets of the forward: so many that 131,072 flows find source ports.
 pub const TARGETS: u8 = 32;
-/// Rules of the filters.
-const RULES: u32 = 1000;
 
 /// What stands in a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +41,16 @@ pub enum Kind {
     Redirect,
     /// netfast: a forward and an echo reflector.
     Netfast,
-    /// netfast: a forward, and 1,000 filter rules that match nothing.
-    Filter,
+    /// netfast: a forward, and so many filter rules that match nothing.
+    Filter(u32),
     /// A UDP echo server as a process.
     UserEcho,
     /// The kernel as a router.
     Kernel,
     /// nftables' DNAT with connection tracking.
     NftDnat,
-    /// The kernel as a router with 1,000 nftables rules that match nothing, one after the other.
-    NftLinear,
+    /// The kernel as a router with so many nftables rules that match nothing, one after the other.
+    NftLinear(u32),
     /// `bench_redirect`, with a queue for each of two CPUs.
     QueuesRedirect,
     /// netfast, with a queue for each of two CPUs.
@@ -182,14 +180,14 @@ impl World {
                 own.way_out(&host, &lan)?;
                 programs = Some(own);
             }
-            Kind::Netfast | Kind::Filter | Kind::QueuesNetfast => {
+            Kind::Netfast | Kind::Filter(_) | Kind::QueuesNetfast => {
                 let tables = format!(
                     "[[interface]]\nname = \"{wan}\"\n[[interface]]\nname = \"{lan}\"\n\
                      [limits]\nnew_flows_per_source = 0\n{}",
                     tables.text()
                 );
-                let filters = if kind == Kind::Filter { filter_rules() } else { String::new() };
-                let rules = forward_rules() + &filters;
+                let filters = if let Kind::Filter(count) = kind { count } else { 0 };
+                let rules = forward_rules() + &filter_rules(filters);
                 let named = (format!("box{number}"), Some(0));
                 agent = Some(Agent::start(&self.bed, &host, binary, (&named.0, named.1), (&tables, &rules))?);
             }
@@ -209,9 +207,9 @@ impl World {
                     ),
                 )?;
             }
-            Kind::NftLinear => {
+            Kind::NftLinear(count) => {
                 host.xdp_pass(&wan)?;
-                let rules: String = blocked()
+                let rules: String = blocked(count)
                     .map(|(source, port)| format!("ip saddr {source} udp dport {port} drop\n"))
                     .collect();
                 nft(
@@ -273,12 +271,12 @@ fn forward_rules() -> String {
 }
 
 /// Sources and ports of the filters' rules: nobody's of those that send.
-fn blocked() -> impl Iterator<Item = (Ipv4Addr, u16)> {
-    (0..RULES).map(|n| (Ipv4Addr::new(203, 0, 112 + (n >> 8) as u8, n as u8), 1024 + n as u16))
+fn blocked(count: u32) -> impl Iterator<Item = (Ipv4Addr, u16)> {
+    (0..count).map(|n| (Ipv4Addr::new(203, 0, 112 + (n >> 8) as u8, n as u8), 1024 + n as u16))
 }
 
-fn filter_rules() -> String {
-    blocked()
+fn filter_rules(count: u32) -> String {
+    blocked(count)
         .map(|(source, port)| {
             format!("[[filter]]\naction = \"drop\"\nsrc = \"{source}/32\"\nproto = \"udp\"\ndport = {port}\n")
         })

@@ -1,6 +1,10 @@
 //! From an intent to what the program runs, and the end of what nothing refers to any more.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use super::{Owner, Prepared, drain};
 use crate::{
@@ -73,9 +77,13 @@ impl Owner {
             tracing::debug!(%target, %problem, "target without a way");
         }
         if intent.revision != self.applied_revision {
-            self.conflicts = listeners::conflicts(&intent.rules);
+            // The tables of sockets are long: they are read where there is something new to look for.
+            if self.applied_revision == 0 || !listeners::same_services(&intent.rules, &self.intent.rules) {
+                self.conflicts = listeners::conflicts(&intent.rules);
+            }
             tracing::info!(revision = intent.revision, generation, "rules are live");
         }
+        self.shared.worked.store(true, Ordering::Relaxed);
         self.applied_revision = intent.revision;
         self.tell_drains(&intent.rules, &images);
         let drains = drain::draining(&intent.rules) != drain::draining(&self.intent.rules);
@@ -98,6 +106,7 @@ impl Owner {
         }
         let (before, after) = (of.report(), compiled.report());
         self.images.filter = compiled;
+        self.shared.worked.store(true, Ordering::Relaxed);
         let datapath = &self.shared.datapath;
         let generation = tokio::task::block_in_place(|| datapath.publish(&self.images));
         tracing::info!(

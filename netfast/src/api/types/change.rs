@@ -1,7 +1,5 @@
 //! Changes of the intent.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use super::*;
@@ -109,7 +107,7 @@ pub enum Operation {
     /// Puts these filter rules in the place of all present ones, or behind them.
     FilterReplace {
         /// The rules.
-        rules: Vec<Arc<FilterRule>>,
+        rules: FilterRules,
         /// Sets that they refer to: created or replaced by name.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         sets: Vec<AddressSet>,

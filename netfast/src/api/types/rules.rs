@@ -1,6 +1,6 @@
 //! What the operator asks for: the rules and the intent.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,10 +23,9 @@ pub struct Rules {
     /// Sets of addresses that filter rules refer to, by name unique.
     #[serde(default, rename = "set", skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<AddressSet>,
-    /// Filter rules in order: the first that matches decides. Shared, since there may be 100,000 of them and a change of one
-    /// is not to copy and compare the others.
-    #[serde(default, rename = "filter", skip_serializing_if = "Vec::is_empty")]
-    pub filters: Vec<Arc<FilterRule>>,
+    /// Filter rules in order: the first that matches decides.
+    #[serde(default, rename = "filter", skip_serializing_if = "FilterRules::is_empty")]
+    pub filters: FilterRules,
     /// What becomes of packets that no filter rule matches, by interface unique.
     #[serde(default, rename = "policy", skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<InterfacePolicy>,

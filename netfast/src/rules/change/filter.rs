@@ -140,7 +140,7 @@ impl Change {
 }
 
 fn normal_filter(rule: &FilterRule) -> Arc<FilterRule> {
-    let mut rules = Rules { filters: vec![Arc::new(rule.clone())], ..Rules::default() };
+    let mut rules = Rules { filters: vec![Arc::new(rule.clone())].into(), ..Rules::default() };
     normalize(&mut rules);
     rules.filters.pop().unwrap_or_default()
 }

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     api::types::{
-        AddressSet, AttachMode, Attachment, ChangeAction, ErrorCode, FilterDefault, FilterRule, Intent,
-        InterfacePolicy, Operation, Rules,
+        AddressSet, AttachMode, Attachment, ChangeAction, ErrorCode, FilterDefault, FilterRule, FilterRules,
+        Intent, InterfacePolicy, Operation, Rules,
     },
     rules::{change::apply, normal::normalize, validate},
 };
@@ -191,7 +191,7 @@ fn filter_rules_are_an_ordered_list() {
     assert_eq!(done(&start, &[replace]).1, ["filter c deleted", "filter 1 unchanged", "filter a changed"]);
 }
 
-fn replacement(rules: Vec<Arc<FilterRule>>, append: bool) -> Operation {
+fn replacement(rules: FilterRules, append: bool) -> Operation {
     Operation::FilterReplace { rules, sets: Vec::new(), policies: Vec::new(), append }
 }
 
@@ -243,7 +243,7 @@ fn sets_and_policies() {
 fn very_many_changes_are_counted() {
     let rules: Vec<Arc<FilterRule>> =
         (0..1500).map(|n| Arc::new(filter(&format!("drop proto=tcp dport={n}")))).collect();
-    let (many, words) = done(&intent(Rules::default()), &[replacement(rules, false)]);
+    let (many, words) = done(&intent(Rules::default()), &[replacement(rules.into(), false)]);
     assert_eq!(words, ["filter (1500 rules) created"]);
     let one = Operation::FilterDelete { rule: "700".to_owned() };
     assert_eq!(done(&many, &[one]).1, ["filter 700 deleted"]);
@@ -321,7 +321,7 @@ fn any_operation() -> impl Strategy<Value = Operation> {
         rule().prop_map(|rule| Operation::FilterDelete { rule }),
         Just(Operation::FilterFlush),
         (prop::collection::vec(any_filter().prop_map(Arc::new), 0..5), prop::bool::ANY)
-            .prop_map(|(rules, append)| replacement(rules, append)),
+            .prop_map(|(rules, append)| replacement(rules.into(), append)),
         any_set().prop_map(|set| Operation::SetPut { set }),
         "[a-c]".prop_map(|name| Operation::SetDelete { name }),
         any_policy().prop_map(|policy| Operation::FilterPolicy { policy }),

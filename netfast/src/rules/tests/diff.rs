@@ -1,10 +1,12 @@
 //! Differences.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::{any_rules, filters, forward, rules};
 use crate::{
-    api::types::{ChangeAction, Rules},
+    api::types::{ChangeAction, FilterRules, Rules},
     rules::diff,
 };
 
@@ -52,5 +54,33 @@ proptest! {
         let objects = after.forwards.len() + after.echoes.len() + filters;
         let targets: usize = after.forwards.iter().map(|f| f.targets.len()).sum();
         prop_assert_eq!(changes.len(), objects + targets);
+    }
+}
+
+proptest! {
+    /// Keys that are found beside those before a change are those that a list of its own would have, equal rules included.
+    #[test]
+    fn keys_after_changes_are_those_of_the_list(edits in prop::collection::vec((0usize..40, 0u16..12, 0u8..4), 1..60)) {
+        let one = |port: u16| Arc::new(super::filter(&format!("drop proto=tcp dport={port}")));
+        let mut rules: FilterRules = (0..20).map(one).collect();
+        let mut keys = diff::FilterKeys::default().of(&rules);
+        for (at, port, what) in edits {
+            let (at, last) = (at % (rules.len() + 1), rules.len().saturating_sub(1));
+            match what {
+                0 if !rules.is_empty() => drop(rules.remove(at.min(last))),
+                1 if !rules.is_empty() => {
+                    let moved = rules.remove(at.min(last));
+                    let to = usize::from(port) % (rules.len() + 1);
+                    rules.insert(to, moved);
+                }
+                2 => rules = rules.iter().cloned().chain((0..70).map(|n| one(port + n % 3))).collect(),
+                _ => rules.insert(at, one(port)),
+            }
+            if rules.len() > 300 {
+                rules.truncate(30);
+            }
+            keys = keys.of(&rules);
+            prop_assert_eq!(keys.as_slice(), diff::filter_keys(&rules));
+        }
     }
 }

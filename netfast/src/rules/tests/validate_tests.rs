@@ -45,7 +45,8 @@ fn rules_that_make_sense() {
         filter("drop"),
     ]
     .map(Arc::new)
-    .to_vec();
+    .to_vec()
+    .into();
     assert_eq!(problems(&all), []);
 }
 

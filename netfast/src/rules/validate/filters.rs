@@ -36,14 +36,17 @@ impl Check {
         }
     }
 
-    pub(super) fn filters(&mut self, rules: &Rules) {
+    pub(super) fn filters(&mut self, rules: &Rules, [head, tail]: [usize; 2]) {
+        let unknown = head..rules.filters.len() - tail;
         let sets: filter::Sets<'_> = rules.sets.iter().map(|set| (set.name.as_str(), set)).collect();
         let mut names: HashMap<&str, usize> = HashMap::new();
         let mut boxes = 0;
         for (at, rule) in rules.filters.iter().enumerate() {
             let place = Place::Filter(at);
-            for (key, verdict) in filter::verdicts(rule, &sets) {
-                self.note(place.clone(), key, verdict);
+            if unknown.contains(&at) {
+                for (key, verdict) in filter::verdicts(rule, &sets) {
+                    self.note(place.clone(), key, verdict);
+                }
             }
             let before = boxes;
             boxes = boxes::count(rule, &sets).saturating_add(boxes);

@@ -15,7 +15,7 @@ fn rule(number: usize) -> Arc<FilterRule> {
 }
 
 fn document(revision: u64, filters: Vec<Arc<FilterRule>>, before: Option<&Document>) -> Document {
-    let rules = Rules { filters, ..Rules::default() };
+    let rules = Rules { filters: filters.into(), ..Rules::default() };
     let mut ids = before.map(|before| before.ids.clone()).unwrap_or_default();
     ids.assign(&rules).unwrap();
     Document::new(Intent { revision, attachments: Vec::new(), rules }, ids)
