@@ -156,12 +156,19 @@ pub fn merge(parts: &[Value]) -> Value {
         let off = |ratio: &f64| ratio.ln().abs();
         off(a).total_cmp(&off(b))
     });
+    // `prog` of `prog/echo`.
+    let void: Vec<&str> = parts
+        .iter()
+        .filter(|part| part["void"] == true)
+        .filter_map(|part| part["results"][0]["name"].as_str()?.split('/').next())
+        .collect();
     let machine = parts.iter().map(|part| &part["machine"]).find(|machine| !machine.is_null());
     json!({
         "schema": 1,
         "machine": machine.cloned().unwrap_or_else(self::machine),
         "aa_ratio": farthest,
         "void": parts.iter().any(|part| part["void"] == true),
+        "void_parts": void,
         "results": list("results"),
         "marks": list("marks"),
     })

@@ -27,7 +27,14 @@ pub fn page(document: &Value) -> Result<String> {
         escape(&report::verdict(&document["aa_ratio"])),
     )?;
     if document["void"] == true {
-        body += "<p class=\"void\">This run is VOID: the machine was too noisy for its figures to mean anything.</p>";
+        let parts = document["void_parts"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let parts: Vec<&str> = parts.collect();
+        let what = if parts.is_empty() {
+            "This run is VOID".to_owned()
+        } else {
+            format!("VOID are the figures of {}", parts.join(", "))
+        };
+        writeln!(body, "<p class=\"void\">{}: the machine was too noisy.</p>", escape(&what))?;
     }
     for (title, note, chart) in charts(results) {
         if let Some(chart) = chart {
@@ -69,6 +76,11 @@ fn charts(results: &[Value]) -> Vec<(&'static str, &'static str, Option<String>)
             bars(&live(results), "Mpps"),
         ),
         (
+            "Millions of packets a second against filter rules, live",
+            "Rules that match nothing. Routed packets are of no flow: the filter is asked for each. Higher is better.",
+            lines(&live_rules(results), "rules", "Mpps"),
+        ),
+        (
             "Nanoseconds of the filter against rules",
             "Packets of no flow, nothing cached, net of an empty filter. Lower is better.",
             lines(&classify(results), "rules", "ns"),
@@ -92,6 +104,26 @@ fn live(results: &[Value]) -> Vec<Bar> {
         Some(Bar { name: name.to_owned(), value: row["mpps"].as_f64()?, ours: is_ours(name) })
     };
     results.iter().filter_map(of).collect()
+}
+
+/// The live cases with filter rules, which stand in their names.
+fn live_rules(results: &[Value]) -> Vec<Series> {
+    let kinds = [
+        ("live/filter_", "", "netfast, flow cached"),
+        ("live/filter_", "_routed", "netfast, routed"),
+        ("live/nft_linear_", "", "nftables, routed"),
+    ];
+    let line = |(number, (before, behind, name)): (usize, (&str, &str, &str))| {
+        let points: Vec<(f64, f64)> = results
+            .iter()
+            .filter_map(|row| {
+                let rules = row["name"].as_str()?.strip_prefix(before)?.strip_suffix(behind)?;
+                Some((rules.parse().ok()?, row["mpps"].as_f64()?))
+            })
+            .collect();
+        Series::new(number, name, points)
+    };
+    kinds.into_iter().enumerate().map(line).filter(|line| line.points.len() > 1).collect()
 }
 
 fn is_ours(name: &str) -> bool {
@@ -177,6 +209,11 @@ fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(key, value)| format!("{key} {}", text(value)));
+            fields.collect::<Vec<_>>().join(" / ")
+        }
+        Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(" / "),
         other => other.to_string(),
     }
 }
