@@ -42,8 +42,21 @@ pub fn scrape(agent: &Agent, name: &str, flows: u64) -> Result<Value> {
     }))
 }
 
-/// What the agent holds in memory, without the maps that it has mapped.
+/// After so long the agent has given back what it took for a moment.
+const REST: Duration = Duration::from_secs(8);
+
+/// What the agent holds in memory, without the maps that it has mapped: right after what was done before, and when it rests.
 pub fn memory(agent: &Agent, name: &str, flows: u64) -> Result<Value> {
+    let [_, _, busy] = resident(agent)?;
+    std::thread::sleep(REST);
+    let [all, maps, rest] = resident(agent)?;
+    Ok(json!({
+        "name": name, "flows": flows, "rss_mib": all, "maps_mib": maps, "over_maps_mib": rest, "busy_over_maps_mib": busy,
+    }))
+}
+
+/// Resident memory in MiB: all, of maps, the rest.
+fn resident(agent: &Agent) -> Result<[f64; 3]> {
     let text = std::fs::read_to_string(format!("/proc/{}/smaps", agent.pid()))?;
     let (mut all, mut maps, mut of_map) = (0, 0, false);
     for line in text.lines() {
@@ -60,9 +73,7 @@ pub fn memory(agent: &Agent, name: &str, flows: u64) -> Result<Value> {
         }
     }
     let mib = |kib: u64| (kib as f64 / 102.4).round() / 10.0;
-    Ok(json!({
-        "name": name, "flows": flows, "rss_mib": mib(all), "maps_mib": mib(maps), "over_maps_mib": mib(all - maps),
-    }))
+    Ok([all, maps, all - maps].map(mib))
 }
 
 /// The agent's CPU time while nothing happens but that flows age.
