@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use super::{Host, any_address, any_rules, echo, filter, filters, forward, intent, route, rules, target};
 use crate::{
     api::types::{
-        AddressSet, Addresses, ErrorCode, FilterRule, ForwardMode, IcmpKind, InterfacePolicy, Many, Ports,
-        Protocol, Rules, Transport,
+        AddressSet, Addresses, EchoProtocol, ErrorCode, FilterRule, ForwardMode, IcmpKind, InterfacePolicy,
+        Many, Ports, Protocol, Rules, Transport,
     },
     classifier,
     rules::{
@@ -357,7 +357,13 @@ proptest! {
         let echo = rules.echoes.iter().position(|e| !tcp && listens(&e.listen));
         let wanted = match (forward, echo) {
             (Some(at), None) => Some((abi::ServiceKind::Forward as u8, ids.forwards()[at].index)),
-            (None, Some(at)) => Some((abi::ServiceKind::Echo as u8, ids.echoes()[at].index)),
+            (None, Some(at)) => {
+                let kind = match rules.echoes[at].protocol {
+                    EchoProtocol::Echo => abi::ServiceKind::Echo,
+                    EchoProtocol::Stamp => abi::ServiceKind::Stamp,
+                };
+                Some((kind as u8, ids.echoes()[at].index))
+            }
             (None, None) => None,
             (Some(_), Some(_)) => panic!("two services at one port"),
         };
