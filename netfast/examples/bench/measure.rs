@@ -41,7 +41,12 @@ pub fn settle() -> Result<()> {
     let mut set = nix::sched::CpuSet::new();
     set.set(cpus - 1)?;
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
-    let parameters = libc::sched_param { sched_priority: 50 };
+    real_time(50)
+}
+
+/// Gives the calling thread a real-time priority.
+pub fn real_time(priority: i32) -> Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: the struct is whole and lives during the call.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
     ensure!(result == 0, "cannot get real-time priority: {}", std::io::Error::last_os_error());

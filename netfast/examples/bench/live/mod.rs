@@ -124,6 +124,7 @@ fn document(turns: &Turns, chosen: &[&Case]) -> Value {
                 "mpps": number(mpps),
                 "offered_mpps": number(turns.offered(case.name)),
                 "samples": turns.samples(case.name),
+                "cache_missed": number(turns.missed(case.name)),
                 "ratio_to": to.filter(|_| ratio.is_finite()),
                 "ratio": number(ratio),
             })
@@ -153,7 +154,10 @@ fn document(turns: &Turns, chosen: &[&Case]) -> Value {
 }
 
 fn print(document: &Value) {
-    println!("{:<22} {:>8} {:>9} {:>9} {:>8}  ratio to", "case", "flows", "Mpps", "offered", "ratio");
+    println!(
+        "{:<24} {:>8} {:>9} {:>9} {:>8} {:>8}  ratio to",
+        "case", "flows", "Mpps", "offered", "missed", "ratio"
+    );
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
@@ -161,11 +165,12 @@ fn print(document: &Value) {
     };
     for row in document["results"].as_array().into_iter().flatten() {
         println!(
-            "{:<22} {:>8} {:>9} {:>9} {:>8}  {}",
+            "{:<24} {:>8} {:>9} {:>9} {:>8} {:>8}  {}",
             text(&row["name"]),
             text(&row["flows"]),
             text(&row["mpps"]),
             text(&row["offered_mpps"]),
+            text(&row["cache_missed"]),
             text(&row["ratio"]),
             text(&row["ratio_to"]),
         );

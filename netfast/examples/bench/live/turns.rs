@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use netfast::api::types::Stats;
 
 use super::{
     cases::{Case, TWICE},
@@ -28,6 +29,17 @@ struct Sample {
     round: usize,
     out: f64,
     offered: f64,
+    /// Which part of netfast's packets the flow cache did not decide.
+    missed: f64,
+}
+
+/// Packets of netfast in a case's box, and those of them that its flow cache did not decide; none where it is not netfast.
+fn missed(world: &World, case: &Case) -> Result<[u64; 2]> {
+    let station = world.stations.iter().find(|station| station.kind == case.kind);
+    let Some(agent) = station.and_then(|station| station.agent.as_ref()) else { return Ok([0; 2]) };
+    let stats = agent.json::<Stats>(&["stats"])?;
+    let packets = stats.interfaces.iter().map(|row| row.count.packets).sum();
+    Ok([packets, stats.cache.misses.iter().map(|row| row.packets).sum()])
 }
 
 /// All turns.
@@ -69,6 +81,7 @@ impl Turns {
     }
 
     fn turn(&self, world: &mut World, case: &Case, round: usize) -> Result<Sample> {
+        let before = missed(world, case)?;
         let generators = self.start(world, case, case.flows, case.zipf)?;
         std::thread::sleep(SETTLE);
         let (began, made, seen) = (Instant::now(), world.programs.made()?, world.programs.seen()?);
@@ -76,8 +89,10 @@ impl Turns {
         let (seconds, made, seen) =
             (began.elapsed().as_secs_f64(), world.programs.made()? - made, world.programs.seen()? - seen);
         generators.into_iter().try_for_each(Generator::stop)?;
+        let after = missed(world, case)?;
+        let [packets, misses] = [0, 1].map(|at| after[at].saturating_sub(before[at]) as f64);
         let rate = |packets: u64| packets as f64 / seconds / 1e6;
-        Ok(Sample { round, out: rate(seen), offered: rate(made) })
+        Ok(Sample { round, out: rate(seen), offered: rate(made), missed: misses / packets })
     }
 
     /// Starts the generators, and waits for the first packet that comes out.
@@ -140,6 +155,18 @@ impl Turns {
     /// Median of those that were sent.
     pub fn offered(&self, name: &str) -> f64 {
         median(&mut self.of(name).iter().map(|sample| sample.offered).collect::<Vec<_>>())
+    }
+
+    /// Median of the parts of packets that netfast's flow cache did not decide; NaN where it is not netfast.
+    pub fn missed(&self, name: &str) -> f64 {
+        median(
+            &mut self
+                .of(name)
+                .iter()
+                .map(|sample| sample.missed)
+                .filter(|part| part.is_finite())
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// Number of turns that count.
