@@ -111,7 +111,7 @@ pub struct Add {
 /// Creates a forward, or replaces the one of that name
 ///
 /// The forward is afterwards exactly what the command line says: targets that are not named are removed. Flows to targets
-/// that stay go on.
+/// that stay go on, and those that drain go on draining.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

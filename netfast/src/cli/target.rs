@@ -80,7 +80,9 @@ pub struct Add {
     flags: ChangeFlags,
 }
 
-/// Creates a target, or replaces the one of that address (its weight); whether it drains stays as it is
+/// Creates a target, or replaces the one of that address (its weight)
+///
+/// Whether it drains stays as it is, and so does its server ID (QUIC) unless another one is given.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:

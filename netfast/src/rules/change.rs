@@ -129,7 +129,7 @@ impl Change {
         match operation {
             Operation::ForwardAdd { forward, if_not_exists } => self.forward_add(forward, *if_not_exists),
             Operation::ForwardSet { forward } => {
-                self.forward_set(forward);
+                self.forward_replace(forward);
                 Ok(())
             }
             Operation::ForwardDelete { name } => {
@@ -215,6 +215,18 @@ impl Change {
         }
     }
 
+    /// As [`Self::forward_set`], but that targets which drain go on draining: `target drain` alone says whether they do.
+    fn forward_replace(&mut self, forward: &Forward) {
+        let mut forward = forward.clone();
+        if let Some(present) = self.forwards().iter().find(|present| present.name == forward.name) {
+            for target in &mut forward.targets {
+                let key = target_key(&target.address);
+                target.drain |= present.targets.iter().any(|t| t.drain && target_key(&t.address) == key);
+            }
+        }
+        self.forward_set(&forward);
+    }
+
     fn forward_set(&mut self, forward: &Forward) {
         self.name("forward", &forward.name);
         let mut forward = forward.clone();
@@ -235,8 +247,8 @@ impl Change {
             forward.targets.iter().position(|t| target_key(&t.address) == target_key(&target.address));
         match present {
             Some(at) if replace => {
-                let drain = forward.targets[at].drain;
-                forward.targets[at] = Target { drain, ..target.clone() };
+                let Target { drain, id, .. } = forward.targets[at].clone();
+                forward.targets[at] = Target { drain, id: target.id.clone().or(id), ..target.clone() };
             }
             Some(at) => {
                 let present = &forward.targets[at];

@@ -114,6 +114,11 @@ fn draining_is_part_of_the_rules() {
     let target = &heavier.rules.forwards[0].targets[1];
     assert_eq!((7, true), (target.weight, target.drain), "another weight is no reason to come back");
 
+    // Nor is a forward that is written anew: the command line has no word for it.
+    let forward = Forward { comment: Some("anew".to_owned()), ..web() };
+    let anew =
+        apply(&after.intent, &[Operation::ForwardSet { forward }]).unwrap().intent.rules.forwards.remove(0);
+    assert_eq!((Some("anew"), 1), (anew.comment.as_deref(), anew.targets.iter().filter(|t| t.drain).count()));
     let back = apply(&after.intent, &[drain(false)]).unwrap();
     assert_eq!(before.rules, back.intent.rules);
     let address = "10.0.0.9:80".parse().unwrap();
@@ -160,5 +165,20 @@ fn server_ids_that_cannot_be_are_refused_with_the_key() {
     }
     for bad in ["", "0", "0a0", "xx", "0x0a", &"00".repeat(16)] {
         assert!(bad.parse::<crate::api::types::ServerId>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn another_weight_leaves_the_server_id() {
+    let id = |text: &str| Some(text.parse().unwrap());
+    let mut video = Forward { protocol: Transport::Udp, quic: Some(1), ..web() };
+    video.targets.iter_mut().zip(["0a", "0b", "0c"]).for_each(|(target, text)| target.id = id(text));
+    let (forward, target) = (video.name.clone(), Target { weight: 5, id: None, ..video.targets[0].clone() });
+    let before = intent(rules(&[video]));
+    for (given, expected) in [(None, "0a"), (Some("0d"), "0d")] {
+        let target = Target { id: given.and_then(id), ..target.clone() };
+        let set = Operation::TargetSet { forward: forward.clone(), target };
+        let after = apply(&before, &[set]).unwrap().intent.rules.forwards.remove(0);
+        assert_eq!((5, id(expected)), (after.targets[0].weight, after.targets[0].id.clone()));
     }
 }
