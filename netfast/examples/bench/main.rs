@@ -175,7 +175,8 @@ fn all(args: &AllArgs) -> Result<bool> {
         let dir = tempfile::tempdir()?;
         let rounds = if args.quick { 2 } else { args.rounds }.to_string();
         let flows = if args.quick { "1,1024" } else { "1,1024,8192,32768,131072,1048576" };
-        let control: &[&str] = if args.quick { &["--flows", "65536", "--changes", "20"] } else { &[] };
+        let control: &[&str] =
+            if args.quick { &["--flows", "65536", "--changes", "20", "--rules", "10000"] } else { &[] };
         let mut lines: Vec<Vec<&str>> = vec![
             vec!["prog", "--rounds", &rounds, "--flows", flows],
             vec!["live", "--rounds", &rounds],

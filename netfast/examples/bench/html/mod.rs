@@ -77,7 +77,7 @@ fn charts(results: &[Value]) -> Vec<(&'static str, &'static str, Option<String>)
         ),
         (
             "Millions of packets a second against filter rules, live",
-            "Rules that match nothing. Routed packets are of no flow: the filter is asked for each. Higher is better.",
+            "Rules that match nothing. Routed packets are of no flow; uncached: the filter is asked for each. Higher is better.",
             lines(&live_rules(results), "rules", "Mpps"),
         ),
         (
@@ -111,6 +111,7 @@ fn live_rules(results: &[Value]) -> Vec<Series> {
     let kinds = [
         ("live/filter_", "", "netfast, flow cached"),
         ("live/filter_", "_routed", "netfast, routed"),
+        ("live/filter_", "_uncached", "netfast, uncached"),
         ("live/nft_linear_", "", "nftables, routed"),
     ];
     let line = |(number, (before, behind, name)): (usize, (&str, &str, &str))| {

@@ -25,6 +25,8 @@ pub struct Case {
 pub const ZIPF_FLOWS: u32 = 100_000;
 
 const FLOWS: u32 = 1024;
+/// More than any cache holds.
+const MANY: u32 = 1 << 20;
 
 /// A case with 1,024 flows from one generator.
 pub const fn case(name: &'static str, kind: Kind, to: (std::net::Ipv4Addr, u16)) -> Case {
@@ -50,9 +52,12 @@ pub const CASES: &[Case] = &[
     Case { flows_first: true, ..case("live/filter_1000", Kind::Filter(1000), DNS) },
     Case { flows_first: true, ..case("live/filter_10", Kind::Filter(10), DNS) },
     Case { flows_first: true, ..case("live/filter_10000", Kind::Filter(10_000), DNS) },
-    // Of no flow: the filter is asked for each packet, and the kernel routes it, as it does for nftables.
+    // Of no flow: the kernel routes them, as it does for nftables. Of so many that hardly one comes again while its verdict is
+    // cached, the filter is asked for each packet.
     case("live/filter_10_routed", Kind::Filter(10), ROUTED),
     case("live/filter_10000_routed", Kind::Filter(10_000), ROUTED),
+    Case { flows: MANY, ..case("live/filter_10_uncached", Kind::Filter(10), ROUTED) },
+    Case { flows: MANY, ..case("live/filter_10000_uncached", Kind::Filter(10_000), ROUTED) },
     case("live/nft_linear_10", Kind::NftLinear(10), ROUTED),
     case("live/nft_linear_10000", Kind::NftLinear(10_000), ROUTED),
     case("live/redirect_1_cpu", Kind::QueuesRedirect, DNS),
@@ -73,6 +78,7 @@ pub const REFERENCES: &[(&str, &str)] = &[
     ("live/nft_linear_1000", "live/filter_1000"),
     ("live/filter_10000", "live/filter_10"),
     ("live/filter_10000_routed", "live/filter_10_routed"),
+    ("live/filter_10000_uncached", "live/filter_10_uncached"),
     ("live/nft_linear_10000", "live/nft_linear_10"),
     ("live/redirect_2_cpus", "live/redirect_1_cpu"),
     ("live/nat_2_cpus", "live/nat_1_cpu"),
@@ -87,6 +93,7 @@ pub const MARKS: &[(&str, &str, f64)] = &[
     ("live/nat_zipf", "live/nat", 0.75),
     ("live/filter_10000", "live/filter_10", 0.85),
     ("live/filter_10000_routed", "live/filter_10_routed", 0.85),
+    ("live/filter_10000_uncached", "live/filter_10_uncached", 0.85),
 ];
 
 /// Cases that have a turn twice in a round, before and after the one that they are compared with: A/A.
