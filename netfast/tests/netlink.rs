@@ -143,6 +143,31 @@ fn another_gateway_is_another_hop_and_is_told() {
     });
 }
 
+/// What the kernel has said before is not taken for true once something has changed, however soon the question comes.
+#[test]
+fn an_answer_is_as_new_as_the_last_change() {
+    run(|bench| async move {
+        bench.peer.ip("addr add 10.66.0.3/24 dev t0");
+        bench.host.ip("route add 10.99.0.0/16 via 10.66.0.2");
+        let targets: Vec<IpAddr> = (1..100).map(|n| ip_address(&format!("10.99.1.{n}"))).collect();
+        for _ in 0..5 {
+            for gateway in ["10.66.0.3", "10.66.0.2"] {
+                bench.host.ip(&format!("route replace 10.99.0.0/16 via {gateway}"));
+                let view = bench.netlink.resolve_targets(&targets).await.unwrap();
+                for target in &targets {
+                    assert_eq!(Some(ip_address(gateway)), view.gateway(*target), "{target}");
+                }
+            }
+            bench.host.ip("rule add to 10.99.1.7 prohibit");
+            let view = bench.netlink.resolve_targets(&targets).await.unwrap();
+            assert!(view.problem(targets[6]).is_some() && view.problem(targets[7]).is_none());
+            bench.host.ip("rule del to 10.99.1.7 prohibit");
+            let view = bench.netlink.resolve_targets(&targets).await.unwrap();
+            assert!(view.problem(targets[6]).is_none());
+        }
+    });
+}
+
 #[test]
 fn the_kernel_picks_one_of_several_ways() {
     run(|bench| async move {
