@@ -3,28 +3,19 @@
 
 mod table;
 
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    programs::XdpContext,
-};
+use aya_ebpf::{bindings::BPF_ANY, programs::XdpContext};
 use netfast_common::{
     Reason,
-    abi::{
-        FlowKey, INSIDE, MAX_FORWARDS, MAX_SNAT, Mode, SNAT_INDEPENDENT, SNAT_POOL, SNAT_SOURCES, SnatKey,
-        SnatMapping, SnatRule,
-    },
+    abi::{FlowKey, INSIDE, MAX_FORWARDS, MAX_SNAT, Mode, SNAT_INDEPENDENT, SNAT_POOL, SnatKey, SnatMapping},
     flow::{ORIGINAL, REPLY, State},
-    snat::{self, Insert, Refusal, Subject, Table},
+    snat::{self, Subject},
     wire::{Packet, UDP},
 };
 
 use crate::{
     account::{self, Outcome},
     hops, known,
-    maps::{
-        FLOW_COUNTERS, FLOWS, FORWARDS, HALF_OPEN, LOCALS, RULE_SETS, SNAT, SNAT_GONE, SNAT_MADE,
-        SNAT_MAPPINGS, TARGETS,
-    },
+    maps::{FLOW_COUNTERS, FLOWS, FORWARDS, HALF_OPEN, LOCALS, RULE_SETS, SNAT, SNAT_MAPPINGS, TARGETS},
     new,
     run::Run,
     scratch::{STAGE_RECHECK, STAGE_REFRESH, Scratch},

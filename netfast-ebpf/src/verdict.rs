@@ -32,7 +32,7 @@ pub fn settle(run: &Run, packet: &Packet, scratch: &mut Scratch, outcome: Outcom
         return Step::Done(outcome);
     }
     scratch.turn = scratch.turn.wrapping_add(1);
-    if scratch.turn % ONE_OF != 0 || packet.destination_mac != run.interface.mac {
+    if !scratch.turn.is_multiple_of(ONE_OF) || packet.destination_mac != run.interface.mac {
         return Step::Done(outcome);
     }
     scratch.verdict = outcome;
