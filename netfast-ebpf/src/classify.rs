@@ -1,6 +1,6 @@
 //! The filter: trees of rules, the first that matches decides.
 
-use core::{ffi::c_void, hint::black_box};
+use core::{arch::asm, ffi::c_void, hint::black_box};
 
 use aya_ebpf::{helpers::generated::bpf_loop, programs::XdpContext};
 use netfast_common::{
@@ -45,6 +45,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn opaque(mut value: u64) -> u64 {
+        // SAFETY: it changes nothing. (Without any instruction, two lines would stand at one place, and the kernel refuses such
+        // line information.)
+        unsafe {
+            asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags));
+        }
+        value
+    }
+
+    #[inline(always)]
     fn side(&mut self, rule: u32) -> bool {
         let Some(entry) = self.entry(rule) else { return true };
         if !self.part.includes(entry) {
@@ -84,6 +94,7 @@ pub fn refuses(
     let flags = rules.filter_flags;
     scratch.walk = Walk { order: NOTHING, ..Walk::default() };
     scratch.filter.side = 0;
+    scratch.filter.over = 0;
     if flags & FILTER_ASK == 0 {
         return None;
     }
@@ -93,22 +104,12 @@ pub fn refuses(
         None
     };
     scratch.subject.describe(packet, run.ifindex, icmp);
-    // Field by field, for the part stands there already. As an argument it would be three known numbers to the verifier, which
-    // would look at all of this three times.
-    scratch.filter.slot = slot;
-    scratch.filter.length = length as u32;
-    scratch.filter.over = 0;
-    scratch.filter.now = run.now;
-    scratch.filter.hz = run.config.hz;
-    scratch.filter.seed = run.config.seed;
     let v6 = packet.version == 6;
-    // The trees' function finds this memory by itself: what is written must be there before, and what is read come after.
+    // The function finds this memory by itself: what is written must be there before, and what is read come after.
     let scratch = black_box(scratch);
-    each_tree(if v6 { tree::<true, false> } else { tree::<false, false> });
-    if flags & FILTER_ASK_SIDE != 0 {
-        each_tree(if v6 { tree::<true, true> } else { tree::<false, true> });
-    }
+    netfast_decide(slot, v6 as u32);
     let scratch = black_box(scratch);
+    let scratch = if flags & FILTER_ASK_SIDE == 0 { scratch } else { ask_side(run, length, v6, scratch) };
     if scratch.filter.over != 0 {
         return Some(Outcome::drop(Reason::FilterLimit));
     }
@@ -142,6 +143,38 @@ pub fn refuses(
     }
 }
 
+/// Finds the rule that decides. A global function: the verifier looks at it once, by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn netfast_decide(slot: u32, v6: u32) -> u32 {
+    let Some(memory) = SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the element is this CPU's alone; who called has no reference to these fields.
+    let (subject, walk) = unsafe {
+        let scratch = &raw mut (*memory).scratch;
+        (&(*scratch).subject, &mut (*scratch).walk)
+    };
+    let Some(head) = FILTER_HEADS.get(slot * FILTER_KINDS + v6) else { return 0 };
+    let maps = Maps { slot, length: 0, part: Part::All, over: false, met: false };
+    classify::decide(head, v6 != 0, subject, walk, &maps);
+    0
+}
+
+/// Asks the rules that go on.
+#[inline(always)]
+fn ask_side<'a>(run: &Run, length: usize, v6: bool, scratch: &'a mut Scratch) -> &'a mut Scratch {
+    // Field by field, for the part stands there already. As an argument it would be three known numbers to the verifier, which
+    // would look at all of this three times.
+    scratch.filter.slot = run.slot();
+    scratch.filter.length = length as u32;
+    scratch.filter.now = run.now;
+    scratch.filter.hz = run.config.hz;
+    scratch.filter.seed = run.config.seed;
+    // The trees' function finds this memory by itself: what is written must be there before, and what is read come after.
+    let scratch = black_box(scratch);
+    each_tree(if v6 { tree::<true> } else { tree::<false> });
+    black_box(scratch)
+}
+
 /// The answer to a packet that is refused.
 #[inline(always)]
 fn rejection(how: u32, packet: &Packet) -> Answer {
@@ -154,7 +187,7 @@ fn rejection(how: u32, packet: &Packet) -> Answer {
     }
 }
 
-/// What the trees are asked, beside the subject.
+/// What the trees of rules that go on are asked, beside the subject.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Question {
@@ -184,14 +217,14 @@ fn each_tree(tree: unsafe extern "C" fn(u32, *mut c_void) -> i64) {
 }
 
 /// Walks a tree; 1 ends the loop. All that it knows stands in the working memory.
-unsafe extern "C" fn tree<const V6: bool, const SIDE: bool>(number: u32, _context: *mut c_void) -> i64 {
+unsafe extern "C" fn tree<const V6: bool>(number: u32, _context: *mut c_void) -> i64 {
     let Some(memory) = SCRATCH.get_ptr_mut(0) else { return 1 };
     // SAFETY: the element is this CPU's alone; who called has no reference to these fields.
     let (subject, walk, question) = unsafe {
         let scratch = &raw mut (*memory).scratch;
         (&(*scratch).subject, &mut (*scratch).walk, (*scratch).filter)
     };
-    let kind = V6 as u32 + 2 * SIDE as u32;
+    let kind = 2 + V6 as u32;
     let Some(head) = FILTER_HEADS.get(question.slot * FILTER_KINDS + kind) else { return 1 };
     let mut maps = Maps {
         slot: question.slot,
@@ -200,12 +233,12 @@ unsafe extern "C" fn tree<const V6: bool, const SIDE: bool>(number: u32, _contex
         over: false,
         met: false,
     };
-    let goes_on = classify::tree::<V6, SIDE>(head, number, subject, walk, &mut maps);
-    if SIDE && maps.met {
+    let goes_on = classify::tree::<V6, Maps>(head, number, subject, walk, &mut maps);
+    if maps.met {
         // SAFETY: as above.
         unsafe { (*memory).scratch.filter.side = 1 };
     }
-    if SIDE && maps.over {
+    if maps.over {
         // SAFETY: as above.
         unsafe { (*memory).scratch.filter.over = 1 };
         return 1;

@@ -2,7 +2,7 @@
 //! adds packet pointers, maps and helper calls.
 //!
 //! Built for the BPF target only. For the host it is an empty program, so that `cargo check --workspace` passes it by.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
     expect(

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use netfast_common::{
     abi::{FILTER_PAGE, FilterCell, FilterEntry, FilterHead},
-    classify::{NOTHING, Subject, Tables, Walk, walk},
+    classify::{NOTHING, Subject, Tables, Walk, decide, walk::side},
     wire::Packet,
 };
 
@@ -69,15 +69,15 @@ impl Host {
         let mut found = Walk { order: NOTHING, ..Walk::default() };
         let mut tables = View { host: self, side: Vec::new() };
         if packet.version == 6 {
-            walk::<true, false>(&self.heads[1], &subject, &mut found, &mut tables);
+            decide(&self.heads[1], true, &subject, &mut found, &tables);
         } else {
-            walk::<false, false>(&self.heads[0], &subject, &mut found, &mut tables);
+            decide(&self.heads[0], false, &subject, &mut found, &tables);
         }
         let rule = found.found().then(|| found.rule());
         if packet.version == 6 {
-            walk::<true, true>(&self.heads[3], &subject, &mut found, &mut tables);
+            side::<true, _>(&self.heads[3], &subject, &mut found, &mut tables);
         } else {
-            walk::<false, true>(&self.heads[2], &subject, &mut found, &mut tables);
+            side::<false, _>(&self.heads[2], &subject, &mut found, &mut tables);
         }
         Answer { rule, side: tables.side, steps: found.steps }
     }
@@ -122,11 +122,11 @@ pub(super) fn cost(boxes: &Boxes, rules: &[Rule], kind: Kind, trees: &[Arc<Tree>
             subject.words[usize::from(*field)] = u64::from(boxes.low[column][item]);
         }
         let mut found = Walk { order: NOTHING, ..Walk::default() };
-        let mut tables = View { host: &host, side: Vec::new() };
+        let tables = View { host: &host, side: Vec::new() };
         if kind.is_v6() {
-            walk::<true, false>(&host.heads[1], &subject, &mut found, &mut tables);
+            decide(&host.heads[1], true, &subject, &mut found, &tables);
         } else {
-            walk::<false, false>(&host.heads[0], &subject, &mut found, &mut tables);
+            decide(&host.heads[0], false, &subject, &mut found, &tables);
         }
         steps += f64::from(found.steps);
         probes += 1;
