@@ -161,8 +161,8 @@ impl Default for Tables {
             half_open: 65_536,
             direct: 131_072,
             mappings: 131_072,
-            cache4_sets: 16_384,
-            cache6_sets: 4_096,
+            cache4_sets: 65_536,
+            cache6_sets: 16_384,
             filter_rules: 131_072,
         }
     }
