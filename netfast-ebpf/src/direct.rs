@@ -10,7 +10,7 @@ use netfast_common::{
     Reason,
     abi::{
         FRAGMENT_DIRECT, Flow, FlowKey, Forward, LineKind, MAX_FORWARDS, MAX_TARGETS, Mode, NextHop,
-        ServiceKind, Target,
+        ServiceKind, TARGET_COUNTERS, Target,
     },
     addr,
     answer::Answer,
@@ -26,9 +26,7 @@ use crate::{
     classify, egress, fragment,
     frame::{self, FrameCursor, Header},
     hops,
-    maps::{
-        DIRECT, DIRECT_NEW, FLOW_COUNTERS, FORWARDS, FRAGMENTS, PATH_MTU, SCRATCH, TARGET_COUNTERS, TARGETS,
-    },
+    maps::{DIRECT, DIRECT_NEW, FLOW_COUNTERS, FORWARDS, FRAGMENTS, PATH_MTU, SCRATCH, TARGETS},
     new,
     run::Run,
     scratch::{CHOSEN_NONE, Memory, STAGE_ERROR, STAGE_FRAGMENT, STAGE_NEW, STAGE_TUNNEL, Scratch},
@@ -286,7 +284,7 @@ fn send(
     } else {
         egress::send(ctx, l3, hop, run.ifindex, Reason::Forwarded)
     };
-    account::add(&TARGET_COUNTERS, index as u32 * 2, bytes);
+    account::count(TARGET_COUNTERS, index as u32 * 2, bytes);
     outcome
 }
 

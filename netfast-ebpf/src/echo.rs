@@ -3,7 +3,7 @@
 use aya_ebpf::programs::XdpContext;
 use netfast_common::{
     Reason, Verdict,
-    abi::{ECHO_BUCKETS, ECHO_PORT_WORDS, LineKind, MAX_ALLOW, MAX_ECHOES},
+    abi::{ECHO_BUCKETS, ECHO_COUNTERS, ECHO_PORT_WORDS, LineKind, MAX_ALLOW, MAX_ECHOES},
     addr,
     echo::{self, BUCKETS_PER_SET, Bucket, MAX_ALLOW_PER_ECHO},
     flow, hash,
@@ -15,7 +15,7 @@ use crate::{
     account::{self, Outcome},
     cache::{self, Fill},
     frame::{self, Header},
-    maps::{ECHO_ALLOW, ECHO_COUNTERS, ECHO_LIMIT, ECHO_PORTS, ECHOES, LOCALS},
+    maps::{ECHO_ALLOW, ECHO_LIMIT, ECHO_PORTS, ECHOES, LOCALS},
     run::Run,
 };
 
@@ -85,7 +85,7 @@ fn answer(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, tag: u32) ->
         return Outcome::drop(Reason::Internal);
     };
     swap(macs, ports);
-    account::add(&ECHO_COUNTERS, index as u32, frame::length(ctx));
+    account::count(ECHO_COUNTERS, index as u32, frame::length(ctx));
     Outcome::new(Verdict::Transmit, Reason::Echoed)
 }
 
@@ -103,30 +103,41 @@ pub fn swap(mut macs: Header<12>, mut ports: Header<4>) {
 /// Takes a token of the source's bucket.
 #[inline(always)]
 pub fn within_rate(run: &Run, index: u16, tag: u32) -> bool {
-    let Some(echo) = ECHOES.get(run.slot() * MAX_ECHOES + index as u32) else { return false };
     let sets = ECHO_BUCKETS / BUCKETS_PER_SET as u32;
     let Some(set) = ECHO_LIMIT.get_ptr_mut((tag >> 1) & (sets - 1)) else { return false };
     // SAFETY: the element is shared between CPUs; a lost update lets a packet more or less through, nothing else.
-    let set = unsafe { &mut *set };
+    let set = unsafe { &mut (*set).0 };
     let (now, hz) = (run.now, run.config.hz);
     let mut way = 0;
     while way < BUCKETS_PER_SET {
         if set[way].tag == tag {
-            return set[way].take(now, hz, echo.rate, echo.burst);
+            let bucket = &mut set[way];
+            if bucket.refilled == now {
+                return bucket.take_of_these(hz);
+            }
+            let Some((rate, burst)) = rate_of(run, index) else { return false };
+            return bucket.take(now, hz, rate, burst);
         }
         way += 1;
     }
+    let Some((rate, burst)) = rate_of(run, index) else { return false };
     // A source that is new here takes a free bucket or one that was idle for a second (its tokens have come back by then,
     // or it would have been refused all the same). With none it shares the last one: too little rather than too much.
     way = 0;
     while way < BUCKETS_PER_SET {
         if set[way].tag == 0 || flow::elapsed(now, set[way].refilled) > hz {
-            set[way] = Bucket::fresh(tag, now, hz, echo.burst);
-            return set[way].take(now, hz, echo.rate, echo.burst);
+            set[way] = Bucket::fresh(tag, now, hz, burst);
+            return set[way].take(now, hz, rate, burst);
         }
         way += 1;
     }
-    set[BUCKETS_PER_SET - 1].take(now, hz, echo.rate, echo.burst)
+    set[BUCKETS_PER_SET - 1].take(now, hz, rate, burst)
+}
+
+/// Packets a second and packets at once of a reflector.
+#[inline(always)]
+fn rate_of(run: &Run, index: u16) -> Option<(u32, u32)> {
+    ECHOES.get(run.slot() * MAX_ECHOES + index as u32).map(|echo| (echo.rate, echo.burst))
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@ use netfast_common::{Reason, Verdict, abi::NextHop};
 
 use crate::{
     account::Outcome,
-    frame::{Header, load},
+    frame::{Header, load, store},
     maps::DEVICES,
 };
 
@@ -50,6 +50,28 @@ fn put_macs<const N: usize>(header: &mut Header<N>, hop: &NextHop) {
     header.set(4, t4);
     header.set(6, f0);
     header.set(10, f4);
+}
+
+/// Both MAC addresses of an untagged frame at `data`, if `hop` has no tag.
+///
+/// # Safety
+///
+/// The caller has checked that the link header is there.
+#[inline(always)]
+pub unsafe fn put_untagged(data: usize, hop: &NextHop) -> bool {
+    let at = core::ptr::from_ref(hop) as usize;
+    // SAFETY: an entry begins with a MAC address and the VLAN, then comes the other address and the MTU: 16 bytes.
+    let (to, from): (u64, u64) = unsafe { (load(at), load(at + 8)) };
+    if to >> 48 != 0 {
+        return false;
+    }
+    // SAFETY: the frame has 12 bytes. The first word is two bytes too long for its address.
+    unsafe {
+        store(data, to);
+        store(data + 6, from as u32);
+        store(data + 10, (from >> 32) as u16);
+    }
+    true
 }
 
 /// Link header with other tags than the frame came with: moves the head of the frame and writes it anew.

@@ -19,9 +19,9 @@ use netfast_common::{
 
 use crate::{
     account::{self, Outcome, UNKNOWN_ROW},
-    choose, claim, direct, error, family, fragment, frame, hot,
+    cache, choose, claim, direct, error, family, fragment, frame, hot,
     maps::{CLOCK, PROGRAMS},
-    run::{self, Run},
+    run::{self, Run, Start},
     slow::{self, Step},
     stamp, verdict,
 };
@@ -30,8 +30,9 @@ use crate::{
 #[xdp(frags)]
 #[inline(always)]
 pub fn netfast(ctx: XdpContext) -> u32 {
-    let Some(run) = run::begin(&ctx) else { return xdp_action::XDP_PASS };
-    if let Some(answer) = hot::decide(&ctx, &run) {
+    let cpu = cache::cpu();
+    let Some(start) = Start::new(&ctx) else { return xdp_action::XDP_PASS };
+    if let Some(answer) = hot::decide(&ctx, &start, cpu) {
         return answer;
     }
     let outcome = follow(&ctx, TAIL_SLOW);

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{FlowKey, NextHop},
+    abi::{FlowKey, NextHop, TARGET_COUNTERS},
     checksum::Delta,
     family::{self, Common, IPV4, IPV6},
     rewrite::Words,
@@ -19,7 +19,7 @@ use crate::{
     egress, family_icmp,
     frame::{self, Header},
     hops,
-    maps::{SCRATCH, TARGET_COUNTERS},
+    maps::SCRATCH,
     run::Run,
     scratch::{CHUNK, Memory, Scratch},
     slow::Step,
@@ -56,7 +56,7 @@ pub fn packet(ctx: &XdpContext, run: &Run) -> Step {
     if translated.is_none() {
         return Step::Done(Outcome::drop(Reason::Internal));
     }
-    account::add(&TARGET_COUNTERS, target * 2 + direction, length);
+    account::count(TARGET_COUNTERS, target * 2 + direction, length);
     let reason = if direction == 0 { Reason::Forwarded } else { Reason::Reply };
     Step::Done(egress::transmit(hop, run.ifindex, reason))
 }

@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::BPF_ANY, programs::XdpContext};
 use netfast_common::{
     Reason,
-    abi::{FRAGMENT_DIRECT, FRAGMENT_SECONDS},
+    abi::{FRAGMENT_DIRECT, FRAGMENT_SECONDS, TARGET_COUNTERS},
     flow, rewrite,
     wire::{Fragment, Packet},
 };
@@ -14,7 +14,7 @@ use crate::{
     egress,
     frame::{self, Header},
     hops,
-    maps::{FRAGMENTS, SCRATCH, TARGET_COUNTERS},
+    maps::{FRAGMENTS, SCRATCH},
     run::Run,
     scratch::{Memory, STAGE_FRAGMENT, Scratch},
     slow::Step,
@@ -139,6 +139,6 @@ fn send(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &Scratch) -> Outc
     let length = frame::length(ctx);
     let reason = if noted.direction == 0 { Reason::Forwarded } else { Reason::Reply };
     let outcome = egress::send(ctx, packet.l3 as usize & 0x1f, next_hop, run.ifindex, reason);
-    account::add(&TARGET_COUNTERS, noted.target as u32 * 2 + (noted.direction & 1), length);
+    account::count(TARGET_COUNTERS, noted.target as u32 * 2 + (noted.direction & 1), length);
     outcome
 }

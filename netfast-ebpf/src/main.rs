@@ -56,6 +56,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod new;
 #[cfg(target_arch = "bpf")]
+mod plain;
+#[cfg(target_arch = "bpf")]
 mod run;
 #[cfg(target_arch = "bpf")]
 mod scratch;

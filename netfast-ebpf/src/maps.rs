@@ -7,7 +7,6 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netfast_common::{
-    Reason, Verdict,
     abi::{
         self, AllowEntry, CacheSet4, CacheSet6, Claim, ClaimKey, Config, Echo, Event, FilterCell,
         FilterEntry, FilterHead, FilterRate, Flow, FlowKey, Forward, FragmentFlow, FragmentKey, HopKey,
@@ -18,12 +17,73 @@ use netfast_common::{
 };
 
 const MMAP: usize = BPF_F_MMAPABLE as usize;
-// One row more than interfaces: for those that are not known.
-const INTERFACE_COUNTER_ROWS: usize = ((abi::MAX_INTERFACES + 1) * Reason::SLOTS * Verdict::COUNT) as usize;
 
-/// Live settings. Agent writes, program reads.
-#[btf_map]
-pub static CONFIG: Array<Config, 1, MMAP> = Array::new();
+/// A table that is one value of a map: the kernel puts its address into the program, so that an element is found without a
+/// look-up. `SIZE` is a power of two; an index is taken modulo it.
+pub struct Table<T, const SIZE: usize>(*mut [T; SIZE]);
+
+impl<T, const SIZE: usize> Table<T, SIZE> {
+    /// An element. There is always one: it is an `Option` for the sake of whoever finds other tables by a look-up.
+    #[inline(always)]
+    pub fn get_ptr_mut(&self, index: u32) -> Option<*mut T> {
+        const { assert!(SIZE.is_power_of_two()) };
+        // SAFETY: inside the table.
+        Some(unsafe { self.0.cast::<T>().add(index as usize & (SIZE - 1)) })
+    }
+
+    /// Likewise.
+    #[inline(always)]
+    pub fn get_ptr(&self, index: u32) -> Option<*const T> {
+        self.get_ptr_mut(index).map(<*mut T>::cast_const)
+    }
+
+    /// Likewise.
+    #[inline(always)]
+    pub fn get(&self, index: u32) -> Option<&'static T> {
+        // SAFETY: elements live as long as the program.
+        self.get_ptr(index).map(|element| unsafe { &*element })
+    }
+}
+
+/// Defines tables: a map of one value, and a symbol that the agent gives the value's address to when it loads the programs
+/// (`datapath/values.rs`): `VALUE_OF_` and the map's name.
+macro_rules! tables {
+    ($($(#[$about:meta])* $name:ident = $value:ident: [$type:ty; $size:expr];)+) => {
+        mod definitions {
+            use super::*;
+            $(
+                #[btf_map]
+                pub static $name: Array<[$type; $size], 1, MMAP> = Array::new();
+            )+
+        }
+        unsafe extern "C" {
+            $(static mut $value: [$type; $size];)+
+        }
+        $(
+            $(#[$about])*
+            pub const $name: Table<$type, { $size }> = Table(&raw mut $value);
+        )+
+    };
+}
+
+tables! {
+    /// Live settings. Agent writes, program reads.
+    CONFIG = VALUE_OF_CONFIG: [Config; 1];
+    /// Attached interfaces, direct-mapped by ifindex. Agent writes, program reads.
+    INTERFACES = VALUE_OF_INTERFACES: [Interface; abi::IFINDEX_SLOTS as usize];
+    /// Targets by index. Agent writes, program reads.
+    TARGETS = VALUE_OF_TARGETS: [Target; abi::MAX_TARGETS as usize];
+    /// Next hops by index. Agent writes; the program writes those that it learns, once.
+    NEXT_HOPS = VALUE_OF_NEXT_HOPS: [NextHop; abi::MAX_NEXT_HOPS as usize];
+    /// Echo reflectors by index. Agent writes, program reads; two slots.
+    ECHOES = VALUE_OF_ECHOES: [Echo; 2 * abi::MAX_ECHOES as usize];
+    /// Token buckets of the echo reflectors' sources. Program writes and reads.
+    ECHO_LIMIT = VALUE_OF_ECHO_LIMIT: [Buckets; abi::ECHO_BUCKETS as usize / BUCKETS_PER_SET];
+}
+
+/// An element of `ECHO_LIMIT`. A type of its own, since aya 0.14 takes an array of arrays for one of the inner array's length.
+#[repr(transparent)]
+pub struct Buckets(pub [Bucket; BUCKETS_PER_SET]);
 
 /// How much of each slot is in use. Agent writes, program reads; one element a slot.
 #[btf_map]
@@ -40,10 +100,6 @@ pub static FORWARDS: Array<Forward, { 2 * abi::MAX_FORWARDS as usize }, MMAP> = 
 /// Maglev look-up tables. Agent writes, program reads; two slots.
 #[btf_map]
 pub static MAGLEV: Array<MaglevCell, { 2 * abi::MAX_MAGLEV_CELLS as usize }, MMAP> = Array::new();
-
-/// Echo reflectors by index. Agent writes, program reads; two slots.
-#[btf_map]
-pub static ECHOES: Array<Echo, { 2 * abi::MAX_ECHOES as usize }, MMAP> = Array::new();
 
 /// Allow-lists of the echo reflectors. Agent writes, program reads; two slots.
 #[btf_map]
@@ -87,14 +143,6 @@ pub static SNAT_GONE: Array<u32, { abi::SNAT_SOURCES as usize }, MMAP> = Array::
 pub static QUIC_IDS: HashMap<QuicKey, u32, { abi::MAX_QUIC_IDS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
-/// Targets by index. Agent writes, program reads.
-#[btf_map]
-pub static TARGETS: Array<Target, { abi::MAX_TARGETS as usize }, MMAP> = Array::new();
-
-/// Next hops by index. Agent writes; the program writes those that it learns, once.
-#[btf_map]
-pub static NEXT_HOPS: Array<NextHop, { abi::MAX_NEXT_HOPS as usize }, MMAP> = Array::new();
-
 /// From what a next hop is to its index. Agent and program write.
 #[btf_map]
 pub static HOP_INDEX: HashMap<HopKey, u32, { abi::MAX_NEXT_HOPS as usize }> = HashMap::new();
@@ -102,10 +150,6 @@ pub static HOP_INDEX: HashMap<HopKey, u32, { abi::MAX_NEXT_HOPS as usize }> = Ha
 /// Free indexes for learned next hops. Agent fills, program takes.
 #[btf_map]
 pub static HOP_FREE: Queue<u32, { abi::MAX_NEXT_HOPS as usize }> = Queue::new();
-
-/// Attached interfaces, direct-mapped by ifindex. Agent writes, program reads.
-#[btf_map]
-pub static INTERFACES: Array<Interface, { abi::IFINDEX_SLOTS as usize }, MMAP> = Array::new();
 
 /// The host's own addresses and the claimed ones, and which they are. Agent writes, program reads.
 #[btf_map]
@@ -189,14 +233,6 @@ pub static FILTER_SOURCES: Array<
     MMAP,
 > = Array::new();
 
-/// Token buckets of the echo reflectors' sources. Program writes and reads.
-#[btf_map]
-pub static ECHO_LIMIT: Array<
-    [Bucket; BUCKETS_PER_SET],
-    { abi::ECHO_BUCKETS as usize / BUCKETS_PER_SET },
-    MMAP,
-> = Array::new();
-
 /// Token buckets of the quota of new flows, by source. Program writes and reads.
 #[btf_map]
 pub static SOURCE_LIMIT: Array<
@@ -205,21 +241,13 @@ pub static SOURCE_LIMIT: Array<
     MMAP,
 > = Array::new();
 
-/// Packets by interface, reason and verdict. Program writes, agent reads.
+/// Counters of packets by interface, target and reflector, a block for each CPU. Program writes, agent reads; sized by the agent.
 #[btf_map]
-pub static INTERFACE_COUNTERS: PerCpuArray<Traffic, INTERFACE_COUNTER_ROWS> = PerCpuArray::new();
+pub static COUNTERS: Array<abi::CounterBlock, 1, MMAP> = Array::new();
 
 /// Packets that the flow cache did not decide, by row of the interface (in `packets`). Program writes, agent reads.
 #[btf_map]
 pub static CACHE_MISSES: PerCpuArray<Traffic, { abi::MAX_INTERFACES as usize + 1 }> = PerCpuArray::new();
-
-/// Packets by target and direction. Program writes, agent reads.
-#[btf_map]
-pub static TARGET_COUNTERS: PerCpuArray<Traffic, { 2 * abi::MAX_TARGETS as usize }> = PerCpuArray::new();
-
-/// Answers by echo reflector. Program writes, agent reads.
-#[btf_map]
-pub static ECHO_COUNTERS: PerCpuArray<Traffic, { abi::MAX_ECHOES as usize }> = PerCpuArray::new();
 
 /// Packets by number of the filter rule that decided or counted. Program writes, agent reads; sized by the agent.
 #[btf_map]

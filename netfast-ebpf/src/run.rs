@@ -14,6 +14,8 @@ pub struct Run<'a> {
     pub config: &'a Config,
     /// Interface that the frame came in by.
     pub ifindex: u32,
+    /// Whether it is one that the agent has announced.
+    known: bool,
     /// Its row in the counters.
     pub row: u32,
     /// What the agent says of the interface; another one's or nothing if it is not known.
@@ -42,29 +44,66 @@ impl Run<'_> {
     /// Whether the interface is one that the agent has announced.
     #[inline(always)]
     pub const fn is_known(&self) -> bool {
-        self.row != UNKNOWN_ROW
+        self.known
+    }
+}
+
+/// What is known before the generation is read: that is the last thing that the hot program does before it decides by a line.
+pub struct Start {
+    /// Interface that the frame came in by.
+    ifindex: u32,
+    /// See [`Run::interface`].
+    pub interface: &'static Interface,
+    jiffies: u64,
+}
+
+impl Start {
+    /// Reads interface and clock.
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Option<Self> {
+        // First, since it is a call to the compiler: there is little to be kept yet.
+        // SAFETY: a helper without preconditions.
+        let jiffies = unsafe { bpf_jiffies64() };
+        // SAFETY: the context is valid while the program runs.
+        let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+        // SAFETY: array elements live as long as the program.
+        let interface = unsafe { &*INTERFACES.get_ptr(ifindex & (abi::IFINDEX_SLOTS - 1))? };
+        Some(Self { ifindex, interface, jiffies })
+    }
+
+    /// Whether the interface is one that the agent has announced.
+    #[inline(always)]
+    pub const fn is_known(&self) -> bool {
+        self.interface.ifindex == self.ifindex
+    }
+
+    /// Settings as they are now. To be called once for what is decided by them.
+    #[inline(always)]
+    pub fn run(&self) -> Option<Run<'static>> {
+        self.run_if(self.is_known())
+    }
+
+    /// The same for a frame of an interface of which it is known that the agent has announced it.
+    #[inline(always)]
+    pub fn run_if(&self, known: bool) -> Option<Run<'static>> {
+        // SAFETY: array elements live as long as the program.
+        let config: &'static Config = unsafe { &*CONFIG.get_ptr(0)? };
+        Some(Run {
+            config,
+            // The same; what was read before a call would have to be kept over it.
+            ifindex: if known { self.interface.ifindex } else { self.ifindex },
+            known,
+            row: if known { self.interface.row as u32 } else { UNKNOWN_ROW },
+            interface: self.interface,
+            generation: config.generation,
+            now: self.jiffies as u32,
+            stamp: (self.jiffies >> (config.stamp_shift & 31)) as u32,
+        })
     }
 }
 
 /// Reads settings, interface and clock.
 #[inline(always)]
 pub fn begin(ctx: &XdpContext) -> Option<Run<'static>> {
-    // SAFETY: array elements live as long as the program.
-    let config: &'static Config = unsafe { &*CONFIG.get_ptr(0)? };
-    // SAFETY: the context is valid while the program runs.
-    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    // SAFETY: as above.
-    let interface: &'static Interface = unsafe { &*INTERFACES.get_ptr(ifindex & (abi::IFINDEX_SLOTS - 1))? };
-    let known = interface.ifindex == ifindex;
-    // SAFETY: a helper without preconditions.
-    let jiffies = unsafe { bpf_jiffies64() };
-    Some(Run {
-        config,
-        ifindex,
-        row: if known { interface.row as u32 } else { UNKNOWN_ROW },
-        interface,
-        generation: config.generation,
-        now: jiffies as u32,
-        stamp: (jiffies >> (config.stamp_shift & 31)) as u32,
-    })
+    Start::new(ctx)?.run()
 }

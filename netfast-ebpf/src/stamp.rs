@@ -1,13 +1,13 @@
 //! The STAMP session-reflector (RFC 8762). Its guards are the echo reflector's.
 
 use aya_ebpf::{helpers::generated::bpf_ktime_get_tai_ns, programs::XdpContext};
-use netfast_common::{Reason, Verdict, rewrite, stamp};
+use netfast_common::{Reason, Verdict, abi::ECHO_COUNTERS, rewrite, stamp};
 
 use crate::{
     account::{self, Outcome},
     echo,
     frame::{self, Header},
-    maps::{ECHO_COUNTERS, SCRATCH},
+    maps::SCRATCH,
     run::Run,
     scratch::Memory,
     slow::Step,
@@ -68,6 +68,6 @@ fn reflect(ctx: &XdpContext, run: &Run, received: u64) -> Outcome {
     let (received, sent) = (stamp::ntp(received, offset), stamp::ntp(sent, offset));
     let delta = stamp::reflect(&mut body, packet.ttl, error, received, sent);
     checksum.set(0, delta.apply_udp_word(checksum.get(0)));
-    account::add(&ECHO_COUNTERS, index as u32, frame::length(ctx));
+    account::count(ECHO_COUNTERS, index as u32, frame::length(ctx));
     Outcome::new(Verdict::Transmit, Reason::StampReflected)
 }

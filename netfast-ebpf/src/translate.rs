@@ -3,7 +3,7 @@
 use aya_ebpf::programs::XdpContext;
 use netfast_common::{
     Reason,
-    abi::{FlowKey, NextHop},
+    abi::{FlowKey, NextHop, TARGET_COUNTERS},
     addr,
     answer::Answer,
     checksum::Delta,
@@ -16,7 +16,6 @@ use crate::{
     egress,
     frame::{self, Header},
     hops,
-    maps::TARGET_COUNTERS,
     run::Run,
 };
 
@@ -84,7 +83,7 @@ pub fn forward(
     }
     let reason = if direction == 0 { Reason::Forwarded } else { Reason::Reply };
     let outcome = egress::send(ctx, l3, next_hop, run.ifindex, reason);
-    account::add(&TARGET_COUNTERS, target as u32 * 2 + direction as u32, length);
+    account::count(TARGET_COUNTERS, target as u32 * 2 + direction as u32, length);
     outcome
 }
 

@@ -20,7 +20,10 @@ mod snat;
 
 pub use claim::{CLAIM_HELD, CLAIM_PROBING, Claim, ClaimKey, LOCAL_CLAIMED, LOCAL_OWN};
 pub use config::{Config, Policy, PolicyClass, TcpTimeouts, Timeouts};
-pub use counters::{Event, EventKind, Traffic};
+pub use counters::{
+    COUNTERS, CounterBlock, CounterPart, ECHO_COUNTERS, Event, EventKind, INTERFACE_COUNTERS,
+    TARGET_COUNTERS, Traffic,
+};
 pub use filter::{
     FILTER_ACTION_SHIFT, FILTER_ALLOW, FILTER_ASK, FILTER_ASK_SIDE, FILTER_BLOCKS, FILTER_COUNT, FILTER_DROP,
     FILTER_EXTRA, FILTER_KINDS, FILTER_LAST, FILTER_LEAF, FILTER_LIMIT, FILTER_NAT, FILTER_NEEDS,

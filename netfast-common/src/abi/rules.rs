@@ -130,8 +130,8 @@ pub struct Target {
     pub state: u8,
     /// Of a target in mode `ipip`: how many of the last bits of `source` are taken from the flow's hash.
     pub spread: u8,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// What the addresses here change a checksum by: [`crate::rewrite::target_sum`]. Filled in when the element is written.
+    pub sum: u16,
 }
 
 /// Look-up entries in a [`MaglevCell`].

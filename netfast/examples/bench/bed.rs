@@ -106,9 +106,26 @@ pub fn namespace() -> Result<(tempfile::TempDir, u32)> {
 
 /// Makes the interface known to the program.
 pub fn announce(pin_dir: &std::path::Path, ifindex: u32) -> Result<()> {
-    let map = MapData::from_pin(pin_dir.join("maps/INTERFACES")).context("map INTERFACES")?;
-    let mut array = Array::<_, Interface>::try_from(Map::Array(map))?;
-    Ok(array.set(ifindex, Interface { ifindex, row: 0, mac: MAC, flags: 0 }, 0)?)
+    store(pin_dir, "INTERFACES", ifindex, Interface { ifindex, row: 0, mac: MAC, flags: 0 })
+}
+
+/// Stores an element of a table that is the one value of a map.
+fn store<T: Pod>(pin_dir: &std::path::Path, name: &str, index: u32, value: T) -> Result<()> {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+    let map = MapData::from_pin(pin_dir.join("maps").join(name)).with_context(|| format!("map {name}"))?;
+    let length = map.info()?.value_size() as usize;
+    let place = index as usize * size_of::<T>();
+    anyhow::ensure!(place + size_of::<T>() <= length, "{name} has no element {index}");
+    let length = std::num::NonZeroUsize::new(length.next_multiple_of(4096)).context("an empty value")?;
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice; the element lies inside it, as just checked, and nothing
+    // refers to it when it ends.
+    unsafe {
+        let base = mmap(None, length, access, MapFlags::MAP_SHARED, map.fd(), 0)?;
+        base.cast::<u8>().add(place).cast::<T>().write_volatile(value);
+        munmap(base, length.get())?;
+    }
+    Ok(())
 }
 
 /// See the module.
@@ -160,8 +177,9 @@ impl Bed {
             datapath,
             _dir: dir,
         };
-        bed.set("INTERFACES", ifindex, Interface { ifindex, row: 0, mac: MAC, flags: 0 })?;
-        bed.set(
+        announce(&bed.pin_dir, ifindex)?;
+        store(
+            &bed.pin_dir,
             "NEXT_HOPS",
             u32::from(HOP),
             NextHop { destination: PEER, vlan: 0, source: MAC, mtu: 1500, ifindex, flags: HOP_VALID },
@@ -181,11 +199,6 @@ impl Bed {
 
     fn map(&self, name: &str) -> Result<MapData> {
         MapData::from_pin(self.pin_dir.join("maps").join(name)).with_context(|| format!("map {name}"))
-    }
-
-    fn set<T: Pod>(&self, name: &str, index: u32, value: T) -> Result<()> {
-        let mut array = Array::<_, T>::try_from(Map::Array(self.map(name)?))?;
-        Ok(array.set(index, value, 0)?)
     }
 
     /// The datapath, as the agent has it.

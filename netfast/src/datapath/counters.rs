@@ -3,19 +3,17 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use netfast_common::{
-    abi::Traffic,
+    abi::{COUNTERS, CounterPart, ECHO_COUNTERS, INTERFACE_COUNTERS, TARGET_COUNTERS, Traffic},
     reason::{Reason, Verdict},
 };
 
-use super::{DatapathError, load::Loaded, sys};
+use super::{DatapathError, load::Loaded, mapped::MappedArray, sys};
 use crate::api::types::Count;
 
 /// The counter maps. A sum is taken CPU by CPU and so is not of one moment; each counter only grows.
 pub struct Counters {
-    interfaces: OwnedFd,
+    blocks: MappedArray<Traffic>,
     misses: OwnedFd,
-    targets: OwnedFd,
-    echoes: OwnedFd,
     filters: OwnedFd,
     flows: OwnedFd,
     cpus: usize,
@@ -33,14 +31,29 @@ pub enum Direction {
 impl Counters {
     pub(super) fn open(loaded: &Loaded) -> Result<Self, DatapathError> {
         Ok(Self {
-            interfaces: loaded.map_fd("INTERFACE_COUNTERS")?,
+            blocks: MappedArray::new(loaded.map_fd("COUNTERS")?.as_fd())
+                .map_err(|error| DatapathError::Object(format!("cannot map the map COUNTERS: {error}")))?,
             misses: loaded.map_fd("CACHE_MISSES")?,
-            targets: loaded.map_fd("TARGET_COUNTERS")?,
-            echoes: loaded.map_fd("ECHO_COUNTERS")?,
             filters: loaded.map_fd("FILTER_COUNTERS")?,
             flows: loaded.map_fd("FLOW_COUNTERS")?,
             cpus: loaded.cpus as usize,
         })
+    }
+
+    /// Indexes of a counter in the blocks of all CPUs.
+    fn places(&self, part: CounterPart, index: u32) -> impl Iterator<Item = u32> {
+        let place = part.at + index.min(part.length - 1);
+        (0..self.blocks.entries() / COUNTERS).map(move |cpu| cpu * COUNTERS + place)
+    }
+
+    fn total(&self, part: CounterPart, index: u32) -> Count {
+        self.places(part, index).filter_map(|place| self.blocks.get(place)).fold(Count::default(), add)
+    }
+
+    fn reset(&self, part: CounterPart, index: u32) {
+        for place in self.places(part, index) {
+            self.blocks.set(place, Traffic::default());
+        }
     }
 
     fn sum(&self, map: &OwnedFd, index: u32) -> Count {
@@ -49,10 +62,7 @@ impl Counters {
         if sys::lookup_per_cpu(map.as_fd(), index, &mut values).is_err() {
             return Count::default();
         }
-        values.iter().fold(Count::default(), |sum, value| Count {
-            packets: sum.packets.wrapping_add(value.packets),
-            bytes: sum.bytes.wrapping_add(value.bytes),
-        })
+        values.into_iter().fold(Count::default(), add)
     }
 
     fn clear(&self, map: &OwnedFd, index: u32) {
@@ -64,7 +74,8 @@ impl Counters {
         let mut counts = Vec::new();
         for reason in Reason::ALL {
             for verdict in Verdict::ALL {
-                let count = self.sum(&self.interfaces, interface_index(row, *reason as u32, verdict as u32));
+                let count =
+                    self.total(INTERFACE_COUNTERS, interface_index(row, *reason as u32, verdict as u32));
                 if count != Count::default() {
                     counts.push((verdict, *reason, count));
                 }
@@ -82,29 +93,29 @@ impl Counters {
         self.clear(&self.misses, u32::from(row));
         for reason in 0..Reason::SLOTS {
             for verdict in 0..Verdict::COUNT {
-                self.clear(&self.interfaces, interface_index(row, reason, verdict));
+                self.reset(INTERFACE_COUNTERS, interface_index(row, reason, verdict));
             }
         }
     }
 
     /// Traffic of a target.
     pub fn target(&self, index: u16, direction: Direction) -> Count {
-        self.sum(&self.targets, u32::from(index) * 2 + direction as u32)
+        self.total(TARGET_COUNTERS, u32::from(index) * 2 + direction as u32)
     }
 
     pub(super) fn clear_target(&self, index: u16) {
         for direction in [Direction::ToTarget, Direction::ToClient] {
-            self.clear(&self.targets, u32::from(index) * 2 + direction as u32);
+            self.reset(TARGET_COUNTERS, u32::from(index) * 2 + direction as u32);
         }
     }
 
     /// Answers of an echo reflector.
     pub fn echo(&self, index: u16) -> Count {
-        self.sum(&self.echoes, u32::from(index))
+        self.total(ECHO_COUNTERS, u32::from(index))
     }
 
     pub(super) fn clear_echo(&self, index: u16) {
-        self.clear(&self.echoes, u32::from(index));
+        self.reset(ECHO_COUNTERS, u32::from(index));
     }
 
     /// Packets that a filter rule decided.
@@ -124,6 +135,10 @@ impl Counters {
     pub(super) fn clear_flows_made(&self, forward: u16) {
         self.clear(&self.flows, u32::from(forward));
     }
+}
+
+fn add(sum: Count, value: Traffic) -> Count {
+    Count { packets: sum.packets.wrapping_add(value.packets), bytes: sum.bytes.wrapping_add(value.bytes) }
 }
 
 fn interface_index(row: u16, reason: u32, verdict: u32) -> u32 {

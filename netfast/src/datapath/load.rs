@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use aya::{
@@ -14,10 +14,10 @@ use aya::{
 
 use netfast_common::abi::TAIL_CALLS;
 
-use super::{DatapathError, Options, checks, pins, pins::Pins, sys};
+use super::{DatapathError, Options, checks, pins, pins::Pins, sys, values};
 
 /// The eBPF object, built by the build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETFAST_EBPF_OBJECT"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETFAST_EBPF_OBJECT"));
 
 /// The entry program.
 pub(super) const ENTRY: &str = "netfast";
@@ -59,19 +59,32 @@ pub(super) fn load(options: &Options) -> Result<Loaded, DatapathError> {
     let entries = pins.adopt(&wanted, &mut warnings)?;
     pins.create()?;
 
-    let ebpf = load_maps(&pins, &entries).map_err(|error| explain(error, pins::bytes(&wanted, cpus)))?;
+    let memory = |error| explain(error, pins::bytes(&wanted, cpus));
+    // First the maps, then the programs with the addresses of their values.
+    drop(load_maps(OBJECT, &pins, &entries).map_err(memory)?);
+    let mut values = BTreeMap::new();
+    let object = values::resolve(OBJECT, |name| {
+        if !values.contains_key(name) {
+            let map = sys::open_pin(&pins.map(name)).map_err(|error| format!("map {name}: {error}"))?;
+            values.insert(name.to_owned(), map);
+        }
+        values.get(name).map(AsRawFd::as_raw_fd).ok_or_else(|| format!("no map {name}"))
+    })
+    .map_err(DatapathError::Object)?;
+    let ebpf = load_maps(&object, &pins, &entries).map_err(memory)?;
     let mut loaded = Loaded { ebpf, pins, adopted, warnings, cpus };
     loaded.load_programs()?;
+    drop(values);
     Ok(loaded)
 }
 
-fn load_maps(pins: &Pins, entries: &BTreeMap<String, u32>) -> Result<Ebpf, EbpfError> {
+fn load_maps(object: &[u8], pins: &Pins, entries: &BTreeMap<String, u32>) -> Result<Ebpf, EbpfError> {
     let mut loader = EbpfLoader::new();
     for (name, max_entries) in entries {
         loader.map_pin_path(name, pins.map(name));
         loader.map_max_entries(name, *max_entries);
     }
-    loader.load(OBJECT)
+    loader.load(object)
 }
 
 /// Says what to do about an error of the loader.

@@ -34,13 +34,18 @@ impl<T: aya::Pod> MappedArray<T> {
     /// Distance of two elements: the kernel rounds the value size up to 8.
     const STRIDE: usize = size_of::<T>().next_multiple_of(8);
 
-    /// Maps the whole of `map`, whose value must be of `T`'s size.
+    /// Maps the whole of `map`, whose value must be of `T`'s size, or a number of `T`: then those of all values are the elements.
     pub(super) fn new(map: BorrowedFd<'_>) -> io::Result<Self> {
-        let info = sys::map_info(map)?;
-        if info.value_size as usize != size_of::<T>() {
+        let mut info = sys::map_info(map)?;
+        let value = size_of::<T>();
+        if value == Self::STRIDE && (info.value_size as usize).is_multiple_of(value) {
+            info.max_entries = info.max_entries.saturating_mul(info.value_size / value as u32);
+            info.value_size = value as u32;
+        }
+        if info.value_size as usize != value {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("a value is {} bytes, not {}", info.value_size, size_of::<T>()),
+                format!("a value is {} bytes, not {value}", info.value_size),
             ));
         }
         let length =

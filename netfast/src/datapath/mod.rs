@@ -25,6 +25,7 @@ mod settings;
 mod sweep;
 mod sys;
 mod takers;
+mod values;
 
 use std::{
     io,
@@ -102,7 +103,7 @@ pub struct TableSizes {
 
 impl TableSizes {
     /// Entries of the maps whose size the operator decides. A flow has two entries, one per direction.
-    fn entries(&self, cpus: u32) -> [(&'static str, u32); 10] {
+    fn entries(&self, cpus: u32) -> [(&'static str, u32); 11] {
         [
             ("FLOWS", self.flows.saturating_mul(2)),
             ("HALF_OPEN", self.half_open.saturating_mul(2)),
@@ -114,6 +115,7 @@ impl TableSizes {
             ("FILTER_RULES", self.filter_rules.saturating_mul(2)),
             ("FILTER_COUNTERS", self.filter_rules),
             ("FILTER_CELLS", filter::cells(self.filter_rules)),
+            ("COUNTERS", cpus),
         ]
     }
 }

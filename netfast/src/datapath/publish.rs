@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netfast_common::abi::{self, Config, Target};
+use netfast_common::{
+    abi::{self, Config, Target},
+    rewrite,
+};
 
 use super::{Counters, Maps, filter, mapped::MappedArray, quic, settings, sys};
 use crate::rules::images::Images;
@@ -184,6 +187,7 @@ fn write_echo_ports(map: &MappedArray<u64>, slot: u32, services: &[abi::Service]
 /// and the state, by one store each; an element that is another target's, or out of use, has no flows.
 fn write_target(map: &MappedArray<Target>, index: u32, target: &Target) {
     let Some(present) = map.get(index) else { return };
+    let target = &Target { sum: rewrite::target_sum(target), ..*target };
     if present == *target {
         return;
     }
