@@ -53,6 +53,9 @@ impl TestBox {
         // Answers of the kernel are compared, too: none may be left out.
         namespace.sysctl("net.ipv4.icmp_ratelimit", "0")?;
         namespace.sysctl("net.ipv6.icmp.ratelimit", "0")?;
+        // The limit of all destinations together (50 at once) asks the masks alone: no type is limited but one that nobody sends.
+        namespace.sysctl("net.ipv4.icmp_ratemask", "0")?;
+        namespace.sysctl("net.ipv6.icmp.ratemask", "255")?;
         namespace.sysctl("net.ipv4.tcp_invalid_ratelimit", "0")?;
         for (wire, device, mac, addresses) in [
             (
