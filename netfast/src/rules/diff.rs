@@ -224,12 +224,8 @@ impl FilterKeys {
         }
         let few = new.len().max(gone.len()) <= FEW;
         let kept = || self.keys[..head].iter().chain(&self.keys[self.keys.len() - tail..]);
-        // A rule that is there twice has a key that depends on the other one.
-        let alone = |rule: &Arc<FilterRule>| {
-            let keys = [filter_key(rule, 0), filter_key(rule, 1)];
-            kept().all(|key| !keys.contains(key))
-        };
-        if !few || !new.iter().chain(gone).all(alone) {
+        // A rule that is there more than once has a key that depends on the others.
+        if !few || [new, gone].iter().any(|rules| !alone(rules, kept())) {
             return Self { rules: rules.clone(), keys: Arc::new(filter_keys(rules)) };
         }
         let mut keys = Vec::with_capacity(rules.len());
@@ -238,6 +234,21 @@ impl FilterKeys {
         keys.extend_from_slice(&self.keys[self.keys.len() - tail..]);
         Self { rules: rules.clone(), keys: Arc::new(keys) }
     }
+}
+
+/// Whether none of few rules is one of those with the keys `others`.
+fn alone<'a>(rules: &[Arc<FilterRule>], mut others: impl Iterator<Item = &'a RuleKey>) -> bool {
+    let mut times: HashMap<RuleKey, (&FilterRule, u32)> = HashMap::new();
+    for rule in rules {
+        times.entry(filter_key(rule, 0)).or_insert((rule, 0)).1 += 1;
+    }
+    // If a rule that is here so many times stands among the others, too, then one there has this key or one below.
+    let key = |(rule, times): &(&FilterRule, u32)| {
+        (0..=*times).map(|times| filter_key(rule, times)).collect::<Vec<_>>()
+    };
+    let mut keys: Vec<RuleKey> = times.values().flat_map(key).collect();
+    keys.sort_unstable();
+    !others.any(|key| keys.binary_search(key).is_ok())
 }
 
 fn filter_key(rule: &FilterRule, times: u32) -> RuleKey {

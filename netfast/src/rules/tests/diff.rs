@@ -57,6 +57,20 @@ proptest! {
     }
 }
 
+#[test]
+fn keys_after_several_equal_rules_went_at_once() {
+    let rule = |port: u16| Arc::new(super::filter(&format!("drop proto=tcp dport={port}")));
+    let three: FilterRules = [7, 7, 7].into_iter().map(rule).collect();
+    let keys = diff::FilterKeys::default().of(&three);
+    let mut one = three.clone();
+    one.drain(..2);
+    let keys = keys.of(&one);
+    assert_eq!(keys.as_slice(), diff::filter_keys(&one), "as if it had always been the only one");
+    let mut two = one.clone();
+    two.insert(0, rule(7));
+    assert_eq!(keys.of(&two).as_slice(), diff::filter_keys(&two));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
@@ -69,7 +83,11 @@ proptest! {
         for (at, port, what) in edits {
             let (at, last) = (at % (rules.len() + 1), rules.len().saturating_sub(1));
             match what {
-                0 if !rules.is_empty() => drop(rules.remove(at.min(last))),
+                0 if !rules.is_empty() => {
+                    let first = at.min(last);
+                    let behind = rules.len().min(first + 1 + usize::from(port % 4));
+                    drop(rules.drain(first..behind));
+                }
                 1 if !rules.is_empty() => {
                     let moved = rules.remove(at.min(last));
                     let to = usize::from(port) % (rules.len() + 1);
