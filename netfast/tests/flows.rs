@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use netfast::api::types::FlowList;
 use nix::sys::signal::Signal;
-use support::{Agent, PATIENCE, Topology, netns::wait_for};
+use support::{Agent, NETFAST, PATIENCE, Topology, netns::wait_for};
 
 const SERVICE: &str = "192.0.2.10:5000";
 
@@ -39,6 +39,34 @@ fn first_echo(socket: &UdpSocket) -> Result<()> {
 fn flows(agent: &Agent, arguments: &[&str]) -> Result<FlowList> {
     let line = [&["flows", "list", "-o", "json"], arguments].concat();
     Ok(serde_json::from_str(&agent.ok(&line)?)?)
+}
+
+#[test]
+fn a_start_that_ended_half_way_is_begun_anew() -> Result<()> {
+    let topology = Topology::new("flowhalf")?;
+    let file = topology.bed.dir().join("rules.toml");
+    let config =
+        format!("rules_file = {file:?}\n[[interface]]\nname = \"wan0\"\n[[interface]]\nname = \"lan0\"\n");
+    std::fs::write(&file, "[[forward]")?;
+    let path = Agent::configure(&topology.bed, &config)?;
+    let output = topology.host.command(NETFAST).args(["agent", "--config"]).arg(path).output()?;
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // What a kill leaves between the first map and the last one.
+    let pins = topology.bed.dir().join(format!("bpf/netfast/v{}/maps", netfast_common::abi::ABI_VERSION));
+    std::fs::remove_file(pins.join("HOP_FREE"))?;
+    std::fs::write(
+        &file,
+        format!(
+            "[[forward]]\nname = \"game\"\nprotocol = \"udp\"\nlisten = \"{SERVICE}\"\n\
+             [[forward.target]]\naddress = \"10.0.1.11:6000\"\n"
+        ),
+    )?;
+    let agent = Agent::start(&topology.bed, &topology.host, &config)?;
+    let _server = topology.udp_echo(6000)?;
+    // The way back to the client takes one of the free next hops.
+    first_echo(&client(&topology, SERVICE)?)?;
+    assert!(agent.log().contains("adopted=false"), "{}", agent.log());
+    Ok(())
 }
 
 #[test]

@@ -12,9 +12,9 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 
-use netfast_common::abi::TAIL_CALLS;
+use netfast_common::abi::{self, TAIL_CALLS};
 
-use super::{DatapathError, Options, checks, pins, pins::Pins, sys, values};
+use super::{DatapathError, Options, checks, mapped::MappedArray, pins, pins::Pins, publish, sys, values};
 
 /// The eBPF object, built by the build script.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETFAST_EBPF_OBJECT"));
@@ -54,9 +54,16 @@ pub(super) fn load(options: &Options) -> Result<Loaded, DatapathError> {
     let cpus = u32::try_from(cpus).unwrap_or(1);
 
     let wanted = pins::wanted(OBJECT, &options.tables, cpus)?;
-    let adopted = pins.map("CONFIG").exists();
+    let mut adopted = pins.map("CONFIG").exists();
     let mut warnings = Vec::new();
-    let entries = pins.adopt(&wanted, &mut warnings)?;
+    let mut entries = pins.adopt(&wanted, &mut warnings)?;
+    if adopted && !was_live(&pins)? {
+        // An agent that ended before its rules were live: what it has made may be half of it.
+        pins.remove().map_err(|error| DatapathError::Kernel { call: "unlink of the pins", error })?;
+        adopted = false;
+        warnings.clear();
+        entries = pins.adopt(&wanted, &mut warnings)?;
+    }
     pins.create()?;
 
     let memory = |error| explain(error, pins::bytes(&wanted, cpus));
@@ -76,6 +83,15 @@ pub(super) fn load(options: &Options) -> Result<Loaded, DatapathError> {
     loaded.load_programs()?;
     drop(values);
     Ok(loaded)
+}
+
+/// Whether a rule set was ever published in pinned maps, which are known to have this layout.
+fn was_live(pins: &Pins) -> Result<bool, DatapathError> {
+    let failed = |error| DatapathError::Object(format!("map CONFIG: {error}"));
+    let config = sys::open_pin(&pins.map("CONFIG")).map_err(failed)?;
+    let config: MappedArray<abi::Config> = MappedArray::new(config.as_fd()).map_err(failed)?;
+    // The agent attaches after that; where something is attached all the same, nothing is taken away.
+    Ok(config.load32(0, publish::GENERATION) != 0 || !pins.links().is_empty())
 }
 
 fn load_maps(object: &[u8], pins: &Pins, entries: &BTreeMap<String, u32>) -> Result<Ebpf, EbpfError> {
