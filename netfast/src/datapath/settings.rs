@@ -102,6 +102,14 @@ pub(super) fn line_seconds(config: &Config) -> u64 {
     jiffies.div_ceil(u64::from(config.hz.max(1)))
 }
 
+/// The generation that means the same rules as `generation`, but no line of it: the next one of its slot, never 0.
+const fn anew(generation: u32) -> u32 {
+    match generation.wrapping_add(2) {
+        0 => 2,
+        next => next,
+    }
+}
+
 /// Writes all settings, each by one store. The seed stays with the pins, since cache lines are found by it.
 pub(super) fn write(datapath: &Datapath, settings: &Settings) {
     let config = &datapath.maps.config;
@@ -111,19 +119,19 @@ pub(super) fn write(datapath: &Datapath, settings: &Settings) {
 
     let generation = datapath.generation();
     let ports = [*settings.nat_ports.start(), *settings.nat_ports.end()].map(u32::from);
-    let present = [offset_of!(Config, nat_port_low), offset_of!(Config, nat_port_high)];
-    let other_ports = ports != present.map(|offset| config.load32(0, offset));
+    let places = [offset_of!(Config, nat_port_low), offset_of!(Config, nat_port_high)];
+    let other_ports = ports != places.map(|offset| config.load32(0, offset));
     let longer = line_lifetime > config.load32(0, offset_of!(Config, line_lifetime));
+    // Before the generation: who sees that one must not make a line for packets that could be no answers by the old ports.
+    places.into_iter().zip(ports).for_each(|(offset, port)| store(offset, port));
     if generation != 0 && (longer || other_ports) {
         // A line that has been void must not act again: another flow may have its source port. Nor may a line for packets that
-        // could be no answers before the ports changed. Two generations on is the same slot.
-        store(offset_of!(Config, generation), generation.wrapping_add(2).max(2));
+        // could be no answers before the ports changed.
+        store(offset_of!(Config, generation), anew(generation));
     }
     store(offset_of!(Config, hz), hz);
     store(offset_of!(Config, stamp_shift), stamp_shift(hz));
     store(offset_of!(Config, line_lifetime), line_lifetime);
-    store(offset_of!(Config, nat_port_low), u32::from(*settings.nat_ports.start()));
-    store(offset_of!(Config, nat_port_high), u32::from(*settings.nat_ports.end()));
     if config.load32(0, offset_of!(Config, seed)) == 0 {
         store(offset_of!(Config, seed), random());
     }
@@ -247,6 +255,17 @@ mod tests {
                     assert!(worst < time, "{hz} Hz, {reset} s: {worst} of {time}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_same_rules_anew_stay_in_their_slot() {
+        for generation in [1, 2, 3, u32::MAX - 1, u32::MAX] {
+            let after = anew(generation);
+            assert!(
+                after != 0 && after != generation && after & 1 == generation & 1,
+                "{generation}: {after}"
+            );
         }
     }
 
