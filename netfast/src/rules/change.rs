@@ -86,6 +86,26 @@ fn missing<'a>(
     error(ErrorCode::NotFound, field, format!("{message}{}", suggest::hint(wanted, names)))
 }
 
+/// The place of the object that `name` calls `wanted`; `what` it is in words, `field` for programs.
+fn place_of<T>(
+    objects: &[T],
+    (field, what): (&str, &str),
+    wanted: &str,
+    name: impl Fn(&T) -> &str,
+) -> Result<usize, ErrorBody> {
+    objects.iter().position(|object| name(object) == wanted).ok_or_else(|| {
+        missing(field, format!("there is no {what} {wanted:?}"), wanted, objects.iter().map(name))
+    })
+}
+
+/// Puts an object in the place of the one that is the `same`, or behind all others.
+fn put<T>(objects: &mut Vec<T>, new: T, same: impl Fn(&T, &T) -> bool) {
+    match objects.iter_mut().find(|present| same(present, &new)) {
+        Some(present) => *present = new,
+        None => objects.push(new),
+    }
+}
+
 /// A set that was deleted must not be missed: better words than that there is no such set.
 fn sets_in_use(rules: &Rules, operations: &[Operation]) -> Result<(), ErrorBody> {
     for operation in operations {
@@ -186,12 +206,7 @@ impl Change {
     }
 
     fn forward_at(&self, name: &str) -> Result<usize, ErrorBody> {
-        let forwards = &self.intent.rules.forwards;
-        let names = forwards.iter().map(|f| f.name.as_str());
-        forwards
-            .iter()
-            .position(|f| f.name == name)
-            .ok_or_else(|| missing("forward", format!("there is no forward {name:?}"), name, names))
+        place_of(&self.intent.rules.forwards, ("forward", "forward"), name, |forward| &forward.name)
     }
 
     fn forward_add(&mut self, forward: &Forward, if_not_exists: bool) -> Result<(), ErrorBody> {
@@ -324,20 +339,12 @@ impl Change {
         self.host_bits(&format!("snat {:?}", snat.name), &snat.from);
         self.name("snat", &snat.name);
         let snat = Snat { from: snat.from.iter().map(ipnet::IpNet::trunc).collect(), ..snat.clone() };
-        match self.intent.rules.snats.iter_mut().find(|present| present.name == snat.name) {
-            Some(present) => *present = snat,
-            None => self.intent.rules.snats.push(snat),
-        }
+        put(&mut self.intent.rules.snats, snat, |one, other| one.name == other.name);
     }
 
     fn snat_delete(&mut self, name: &str) -> Result<(), ErrorBody> {
         let snats = &mut self.intent.rules.snats;
-        let names = snats.iter().map(|snat| snat.name.as_str());
-        let at = snats
-            .iter()
-            .position(|snat| snat.name == name)
-            .ok_or_else(|| missing("snat", format!("there is no source NAT rule {name:?}"), name, names))?;
-        snats.remove(at);
+        snats.remove(place_of(snats, ("snat", "source NAT rule"), name, |snat| &snat.name)?);
         Ok(())
     }
 
@@ -393,11 +400,7 @@ impl Change {
         for echo in &rules.echoes {
             self.host_bits(&format!("echo {}", echo.listen), &echo.allow);
             self.name("echo", echo.listen.to_string());
-            let echo = normal_echo(echo);
-            match self.intent.rules.echoes.iter_mut().find(|e| e.listen == echo.listen) {
-                Some(present) => *present = echo,
-                None => self.intent.rules.echoes.push(echo),
-            }
+            put(&mut self.intent.rules.echoes, normal_echo(echo), |one, other| one.listen == other.listen);
         }
         if prune {
             let named: HashSet<&str> = rules.sets.iter().map(|set| set.name.as_str()).collect();
@@ -416,10 +419,7 @@ impl Change {
         validate::interface_name(&attachment.interface)
             .map_err(|message| error(ErrorCode::Usage, "interface", message))?;
         self.name("interface", &attachment.interface);
-        match self.intent.attachments.iter_mut().find(|a| a.interface == attachment.interface) {
-            Some(present) => *present = attachment.clone(),
-            None => self.intent.attachments.push(attachment.clone()),
-        }
+        put(&mut self.intent.attachments, attachment.clone(), |one, other| one.interface == other.interface);
         Ok(())
     }
 

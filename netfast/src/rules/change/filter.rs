@@ -9,7 +9,7 @@ use crate::{
     rules::{diff, normal::normalize},
 };
 
-use super::{Change, error, missing};
+use super::{Change, error, missing, place_of, put};
 
 /// The place of a filter rule that is named, or whose position (from 1 on) is given.
 ///
@@ -97,31 +97,19 @@ impl Change {
         self.name("set", &set.name);
         let set =
             AddressSet { addresses: set.addresses.iter().map(ipnet::IpNet::trunc).collect(), ..set.clone() };
-        let sets = &mut self.intent.rules.sets;
-        match sets.iter_mut().find(|present| present.name == set.name) {
-            Some(present) => *present = set,
-            None => sets.push(set),
-        }
+        put(&mut self.intent.rules.sets, set, |one, other| one.name == other.name);
     }
 
     pub(super) fn set_delete(&mut self, name: &str) -> Result<(), ErrorBody> {
         let sets = &mut self.intent.rules.sets;
-        let names = sets.iter().map(|set| set.name.as_str());
-        let at = sets
-            .iter()
-            .position(|set| set.name == name)
-            .ok_or_else(|| missing("set", format!("there is no set {name:?}"), name, names))?;
-        sets.remove(at);
+        sets.remove(place_of(sets, ("set", "set"), name, |set| &set.name)?);
         Ok(())
     }
 
     pub(super) fn policy(&mut self, policy: &InterfacePolicy) {
         self.name("policy", &policy.interface);
         let policies = &mut self.intent.rules.policies;
-        match policies.iter_mut().find(|present| present.interface == policy.interface) {
-            Some(present) => *present = policy.clone(),
-            None => policies.push(policy.clone()),
-        }
+        put(policies, policy.clone(), |one, other| one.interface == other.interface);
         policies.retain(|policy| policy.filter != FilterDefault::Allow);
     }
 
