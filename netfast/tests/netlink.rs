@@ -168,6 +168,34 @@ fn an_answer_is_as_new_as_the_last_change() {
     });
 }
 
+/// Nor once anything else has changed that a way depends on: a next hop that routes share, another table, an address, a link.
+#[test]
+fn an_answer_depends_on_more_than_routes() {
+    run(|bench| async move {
+        let target = ip_address("10.99.1.1");
+        bench.peer.ip("addr add 10.66.0.3/24 dev t0");
+        bench.host.ip("nexthop add id 7 via 10.66.0.2 dev h0");
+        bench.host.ip("route add 10.99.0.0/16 nhid 7");
+        bench.host.ip("rule add to 10.99.0.0/16 lookup 77");
+        let ask = async || bench.netlink.resolve_targets(&[target]).await.unwrap();
+        assert_eq!(Some(ip_address("10.66.0.2")), ask().await.gateway(target));
+        for _ in 0..5 {
+            bench.host.ip("nexthop replace id 7 via 10.66.0.3 dev h0");
+            assert_eq!(Some(ip_address("10.66.0.3")), ask().await.gateway(target), "a shared next hop");
+            bench.host.ip("route add 10.99.1.0/24 via 10.66.0.2 table 77");
+            assert_eq!(Some(ip_address("10.66.0.2")), ask().await.gateway(target), "another table");
+            bench.host.ip("addr add 10.99.1.1/32 dev lo");
+            assert!(ask().await.problem(target).is_some(), "an address of the host's own");
+            bench.host.ip("addr del 10.99.1.1/32 dev lo");
+            assert_eq!(Some(ip_address("10.66.0.2")), ask().await.gateway(target));
+            bench.host.ip("route del 10.99.1.0/24 table 77");
+            assert_eq!(Some(ip_address("10.66.0.3")), ask().await.gateway(target));
+        }
+        bench.host.ip("link set h0 down");
+        assert!(ask().await.problem(target).is_some(), "a link");
+    });
+}
+
 #[test]
 fn the_kernel_picks_one_of_several_ways() {
     run(|bench| async move {
