@@ -1,6 +1,6 @@
 //! `cargo xtask bench ageing`: what a million flows cost: to hold, to sweep, and to those that are made beside them.
 
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use crate::{
     bed::Bed,
     cases::{self, Under},
     measure::{self, median},
+    output::Output,
     report,
 };
 
@@ -25,7 +26,8 @@ const HITS: u32 = 400_000;
 const TURNS: usize = 9;
 
 /// Measures everything, prints it, writes it.
-pub fn run(file: Option<&Path>) -> Result<()> {
+pub fn run(output: &Output) -> Result<()> {
+    output.check()?;
     let mut bed = Bed::new()?;
     measure::settle()?;
     let mut results = Vec::new();
@@ -40,11 +42,7 @@ pub fn run(file: Option<&Path>) -> Result<()> {
     for result in &results {
         println!("{result}");
     }
-    if let Some(file) = file {
-        let document = json!({ "schema": 1, "machine": report::machine(), "results": results });
-        std::fs::write(file, serde_json::to_string_pretty(&document)?)?;
-    }
-    Ok(())
+    output.write(json!({ "schema": 1, "machine": report::machine(), "results": results }))
 }
 
 /// New flows a second, each of another client, with so many confirmed flows present. The table of half-open flows is full, as it

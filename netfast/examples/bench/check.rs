@@ -17,7 +17,7 @@ use crate::{
     bed::Bed,
     cases::{self, Under},
     measure::{self, Measured},
-    report,
+    output, report,
 };
 
 /// Numbers of flows of the whole table and of the short form, whose flows fit the caches of any CPU.
@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "short")]
     bless: bool,
     /// Rounds of turns.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = output::rounds)]
     rounds: usize,
     /// The table, if not the committed one.
     #[arg(long, value_name = "FILE")]
@@ -179,7 +179,7 @@ fn compare(
 }
 
 fn steady(row: &Measured) -> bool {
-    (0.97..=1.03).contains(&row.aa) && row.spread <= SPREAD
+    report::is_steady(row.aa) && row.spread <= SPREAD
 }
 
 /// Writes the table. Rows that are void stay as they were; returns whether there are none.

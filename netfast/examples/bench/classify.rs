@@ -37,6 +37,7 @@ use crate::{
     generate::{self, Family, Numbers},
     linear,
     measure::{median, settle},
+    output::{self, Output},
     report,
 };
 
@@ -54,7 +55,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "acl")]
     family: Family,
     /// How many are made up.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
     /// Make up IPv6 rules.
     #[arg(long)]
@@ -66,14 +67,13 @@ pub struct Args {
     #[arg(long, default_value_t = 10_000)]
     sample: usize,
     /// Rounds of turns.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = output::rounds)]
     rounds: usize,
     /// Do not measure nftables with the same rules, which takes a while.
     #[arg(long)]
     no_linear: bool,
-    /// Write the results as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Headers of a made-up trace.
@@ -108,6 +108,7 @@ struct Measured {
 
 /// Returns whether every answer was right.
 pub fn run(args: &Args) -> Result<bool> {
+    args.output.check()?;
     let read = |path: &PathBuf| {
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
     };
@@ -240,21 +241,20 @@ pub fn run(args: &Args) -> Result<bool> {
         "verified_instructions": filter.verified_instruction_count(),
     });
     println!("{}", serde_json::to_string_pretty(&result)?);
-    if let Some(path) = &args.json {
-        // The figures of a rule set stand at the top, and as a row of the form that all parts of the benchmark share.
-        let mut document = result.clone();
-        let mut row = result;
-        let name = if args.rules.is_some() {
-            "file".to_owned()
-        } else {
-            format!("{:?}", args.family).to_lowercase()
-        };
-        row["name"] = json!(format!("classify/{name}{}", if args.v6 { "_v6" } else { "" }));
-        document["schema"] = json!(1);
-        document["machine"] = report::machine();
-        document["results"] = json!([row]);
-        std::fs::write(path, serde_json::to_string_pretty(&document)?)?;
-    }
+    // The figures of a rule set stand at the top, and as a row of the form that all parts of the benchmark share.
+    let mut document = result.clone();
+    let mut row = result;
+    let name =
+        if args.rules.is_some() { "file".to_owned() } else { format!("{:?}", args.family).to_lowercase() };
+    row["name"] = json!(format!("classify/{name}{}", if args.v6 { "_v6" } else { "" }));
+    (row["ns"], row["net_ns"]) = (json!(round(uniform_quick.whole)), json!(round(uniform_quick.net)));
+    (row["floor_ns"], row["mpps"]) = (json!(round(ns_floor)), json!(round(1e3 / uniform_quick.whole)));
+    document["schema"] = json!(1);
+    document["machine"] = report::machine();
+    document["void"] = json!(!report::is_steady(aa_ratio));
+    document["results"] = json!([row]);
+    println!("{}", report::verdict(&document));
+    args.output.write(document)?;
     Ok(wrong == 0)
 }
 

@@ -18,16 +18,16 @@ mod live;
 mod measure;
 #[path = "../../../xtask/src/netns.rs"]
 mod netns;
+mod output;
 mod report;
 mod rules;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+
+use output::Output;
 
 /// Measure netfast's XDP program.
 #[derive(Parser)]
@@ -60,9 +60,8 @@ enum What {
     Check(check::Args),
     /// A million flows: memory, sweeps, new flows beside them, a flood of openings.
     Ageing {
-        /// Write the results as JSON.
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -76,31 +75,23 @@ struct ProgArgs {
     #[arg(long)]
     only: Option<String>,
     /// Rounds of turns; more are slower and steadier.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = output::rounds)]
     rounds: usize,
-    /// Write the results as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write them as a page with charts.
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Options of `bench all`.
 #[derive(clap::Args)]
 struct AllArgs {
     /// Rounds of turns.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = output::rounds)]
     rounds: usize,
     /// Fewer flows, rounds and rules: to see whether everything runs, not for figures.
     #[arg(long)]
     quick: bool,
-    /// Write the results as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write them as a page with charts.
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
     /// Make the page of these files of earlier runs (as `--json` has written them) instead of measuring.
     #[arg(long, value_name = "FILE", value_delimiter = ',', requires = "html")]
     from: Vec<PathBuf>,
@@ -128,11 +119,12 @@ fn run() -> Result<bool> {
         What::Control(args) => return control::run(&args),
         What::Check(args) => return check::run(&args),
         What::All(args) => return all(&args),
-        What::Ageing { json } => return ageing::run(json.as_deref()).map(|()| true),
+        What::Ageing { output } => return ageing::run(&output).map(|()| true),
     };
+    args.output.check()?;
     let report = prog(&args)?;
     print!("{report}");
-    write(&report.json(), args.json.as_deref(), args.html.as_deref())?;
+    args.output.write(report.json())?;
     Ok(report.is_valid())
 }
 
@@ -145,13 +137,13 @@ fn prog(args: &ProgArgs) -> Result<report::Report> {
             bed::MAX_FLOWS
         );
     }
+    let mut chosen = cases::all();
+    chosen.retain(|case| args.only.as_ref().is_none_or(|only| case.name.contains(only.as_str())));
+    anyhow::ensure!(!chosen.is_empty(), "no case has such a name");
     let mut bed = bed::Bed::new()?;
     measure::settle()?;
     let mut results = Vec::new();
-    for case in cases::all() {
-        if args.only.as_ref().is_some_and(|only| !case.name.contains(only.as_str())) {
-            continue;
-        }
+    for case in chosen {
         let flows = if case.by_flows { args.flows.clone() } else { vec![case.flows] };
         for flows in flows {
             eprint!("\r\x1b[K{} with {flows} flows ...", case.name);
@@ -164,6 +156,7 @@ fn prog(args: &ProgArgs) -> Result<report::Report> {
 
 /// Runs each part as a process of its own, since each moves into namespaces for good, and gathers what they have written.
 fn all(args: &AllArgs) -> Result<bool> {
+    args.output.check()?;
     let mut parts = Vec::new();
     let mut valid = true;
     for path in &args.from {
@@ -199,17 +192,6 @@ fn all(args: &AllArgs) -> Result<bool> {
             parts.push(serde_json::from_str(&std::fs::read_to_string(&file)?)?);
         }
     }
-    write(&report::merge(&parts), args.json.as_deref(), args.html.as_deref())?;
+    args.output.write(report::merge(&parts))?;
     Ok(valid)
-}
-
-/// Writes results in the forms that are asked for.
-fn write(document: &serde_json::Value, json: Option<&Path>, html: Option<&Path>) -> Result<()> {
-    if let Some(path) = json {
-        std::fs::write(path, serde_json::to_string_pretty(document)?)?;
-    }
-    if let Some(path) = html {
-        std::fs::write(path, html::page(document)?)?;
-    }
-    Ok(())
 }

@@ -24,6 +24,7 @@ use crate::{
         world::{Kind, SERVICE, Tables, World},
     },
     measure::median,
+    output::Output,
     report,
 };
 
@@ -59,18 +60,15 @@ pub struct Args {
     /// The program netfast, if not the one of the same build.
     #[arg(long, value_name = "FILE")]
     netfast: Option<PathBuf>,
-    /// Write the results as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write them as a page with charts.
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Measures, prints, writes.
 pub fn run(args: &Args) -> Result<bool> {
     ensure!(args.flows.is_power_of_two(), "--flows {}: use a power of two", args.flows);
     ensure!((1_000..=120_000).contains(&args.rules), "--rules {}: use 1,000 to 120,000", args.rules);
+    args.output.check()?;
     let cpus = std::thread::available_parallelism()?.get();
     live::private_mounts()?;
     let binary = agent::binary(args.netfast.as_deref())?;
@@ -105,7 +103,7 @@ pub fn run(args: &Args) -> Result<bool> {
         println!("{mark}");
     }
     let document = json!({ "schema": 1, "machine": report::machine(), "results": rows, "marks": marks });
-    crate::write(&document, args.json.as_deref(), args.html.as_deref())?;
+    args.output.write(document)?;
     Ok(true)
 }
 

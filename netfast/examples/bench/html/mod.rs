@@ -24,7 +24,7 @@ pub fn page(document: &Value) -> Result<String> {
         escape(machine["cpu"].as_str().unwrap_or("unknown CPU")),
         machine["cpus"],
         escape(machine["kernel"].as_str().unwrap_or_default()),
-        escape(&report::verdict(&document["aa_ratio"])),
+        escape(&report::verdict(document)),
     )?;
     if document["void"] == true {
         let parts = document["void_parts"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -170,15 +170,18 @@ fn marks(body: &mut String, marks: &[Value]) -> Result<()> {
             (_, Some(least)) => format!("at least {least}"),
             _ => String::new(),
         };
-        let met = mark["met"] == true;
+        // The class is the word.
+        let met = match mark["met"] == true {
+            _ if mark["void"] == true => "void",
+            true => "met",
+            false => "missed",
+        };
         writeln!(
             body,
-            "<tr><td>{}<td>{}<td>{}<td>{bound}<td class=\"{}\">{}</tr>",
+            "<tr><td>{}<td>{}<td>{}<td>{bound}<td class=\"{met}\">{met}</tr>",
             escape(&what.join(" / ")),
             text(&mark["flows"]),
             value.map_or_else(String::new, |value| format!("{value:.3}")),
-            if met { "met" } else { "missed" },
-            if met { "met" } else { "missed" },
         )?;
     }
     *body += "</table>";
@@ -197,7 +200,7 @@ fn table(body: &mut String, results: &[Value]) -> Result<()> {
             .as_object()
             .into_iter()
             .flatten()
-            .filter(|(key, value)| !columns.contains(&key.as_str()) && !value.is_null())
+            .filter(|(key, value)| !columns.contains(&key.as_str()) && !value.is_null() && **value != false)
             .map(|(key, value)| format!("{key} {}", text(value)))
             .collect();
         writeln!(body, "<td class=\"more\">{}</tr>", escape(&rest.join(", ")))?;

@@ -99,9 +99,12 @@ pub const MARKS: &[(&str, &str, f64)] = &[
 /// Cases that have a turn twice in a round, before and after the one that they are compared with: A/A.
 pub const TWICE: &[(&str, &str)] = &[("live/xdp_tx", "live/echo"), ("live/xdp_redirect", "live/nat")];
 
-/// Cases whose names contain one of these, and those that they are compared with.
+/// Cases whose names contain one of these, and those that they are compared with; none if there is no such name.
 pub fn chosen(only: &[String]) -> Vec<&'static Case> {
     let named = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
+    if !CASES.iter().any(|case| named(case.name)) {
+        return Vec::new();
+    }
     let wanted = |name: &str| {
         named(name)
             || REFERENCES.iter().any(|(of, to)| *to == name && named(of))

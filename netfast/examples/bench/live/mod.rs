@@ -22,7 +22,10 @@ use self::{
     turns::Turns,
     world::{Kind, Tables, World},
 };
-use crate::report;
+use crate::{
+    output::{self, Output},
+    report,
+};
 
 /// Options of `bench live`.
 #[derive(Clone, clap::Args)]
@@ -31,10 +34,10 @@ pub struct Args {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Rounds; each case has a turn in each.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = output::rounds)]
     rounds: usize,
     /// Milliseconds of a turn.
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(10..))]
     turn: u64,
     /// `[tables] cache4_sets` of agent.toml, if not its default.
     #[arg(long)]
@@ -42,20 +45,18 @@ pub struct Args {
     /// The program netfast, if not the one of the same build.
     #[arg(long, value_name = "FILE")]
     netfast: Option<PathBuf>,
-    /// Write the results as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write them as a page with charts.
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Measures, prints, writes; returns whether the run is valid.
 pub fn run(args: &Args) -> Result<bool> {
+    args.output.check()?;
     let document = measure(args)?;
     print(&document);
-    crate::write(&document, args.json.as_deref(), args.html.as_deref())?;
-    Ok(document["void"] == false)
+    let is_valid = document["void"] == false;
+    args.output.write(document)?;
+    Ok(is_valid)
 }
 
 /// Measures.
@@ -146,7 +147,7 @@ fn document(turns: &Turns, chosen: &[&Case]) -> Value {
         "schema": 1,
         "machine": report::machine(),
         "aa_ratio": number(aa),
-        "void": !(0.97..=1.03).contains(&aa),
+        "void": !report::is_steady(aa),
         "dropped_turns": turns.dropped(),
         "results": results,
         "marks": marks,
@@ -186,5 +187,5 @@ fn print(document: &Value) {
             text(&mark["at_least"]),
         );
     }
-    println!("\n{}", report::verdict(&document["aa_ratio"]));
+    println!("\n{}", report::verdict(document));
 }
