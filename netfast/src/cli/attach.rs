@@ -89,8 +89,7 @@ impl Detach {
     /// # Errors
     /// What the agent answered.
     pub async fn run(self, context: &Context) -> Outcome {
-        let operations =
-            self.interfaces.into_iter().map(|interface| Operation::Detach { interface }).collect();
+        let operations = self.interfaces.into_iter().map(|interface| Operation::Detach { interface });
         change::submit(context, &self.flags, operations).await
     }
 }

@@ -40,8 +40,12 @@ impl ChangeFlags {
 ///
 /// # Errors
 /// What the agent answered.
-pub async fn submit(context: &Context, flags: &ChangeFlags, operations: Vec<Operation>) -> Outcome {
-    let reply = send(context, flags, operations).await?;
+pub async fn submit(
+    context: &Context,
+    flags: &ChangeFlags,
+    operations: impl IntoIterator<Item = Operation>,
+) -> Outcome {
+    let reply = send(context, flags, operations.into_iter().collect()).await?;
     print(context, &reply)
 }
 

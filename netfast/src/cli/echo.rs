@@ -32,7 +32,7 @@ impl Echo {
                 change::submit(context, &flags, vec![Operation::EchoAdd { echo, if_not_exists }]).await
             }
             Self::Delete(Delete { listen, flags }) => {
-                let operations = listen.into_iter().map(|listen| Operation::EchoDelete { listen }).collect();
+                let operations = listen.into_iter().map(|listen| Operation::EchoDelete { listen });
                 change::submit(context, &flags, operations).await
             }
         }

@@ -52,8 +52,7 @@ impl Forward {
                 change::submit(context, &verb.flags, vec![operation]).await
             }
             Self::Delete(verb) => {
-                let operations =
-                    verb.names.into_iter().map(|name| Operation::ForwardDelete { name }).collect();
+                let operations = verb.names.into_iter().map(|name| Operation::ForwardDelete { name });
                 change::submit(context, &verb.flags, operations).await
             }
         }

@@ -149,7 +149,7 @@ impl Set {
                 .await
             }
             Self::Delete(Delete { names, flags }) => {
-                let operations = names.into_iter().map(|name| Operation::SetDelete { name }).collect();
+                let operations = names.into_iter().map(|name| Operation::SetDelete { name });
                 change::submit(context, &flags, operations).await
             }
         }

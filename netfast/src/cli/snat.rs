@@ -63,7 +63,7 @@ impl Snat {
                 change::submit(context, &flags, vec![Operation::SnatAdd { snat, if_not_exists }]).await
             }
             Self::Delete(Delete { name, flags }) => {
-                let operations = name.into_iter().map(|name| Operation::SnatDelete { name }).collect();
+                let operations = name.into_iter().map(|name| Operation::SnatDelete { name });
                 change::submit(context, &flags, operations).await
             }
         }
