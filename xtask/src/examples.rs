@@ -10,9 +10,10 @@ use crate::{
     workspace,
 };
 
-/// Builds `netfast/examples/NAME` in release and runs it as root with these arguments and our standard streams.
-pub fn run(name: &str, args: &[OsString]) -> Result<()> {
-    setup::ensure(Group::Build)?;
+/// Builds `netfast/examples/NAME` in release and runs it as root with these arguments and our standard streams. `needs`: what is to
+/// be on this machine.
+pub fn run(name: &str, args: &[OsString], needs: Group) -> Result<()> {
+    setup::ensure(needs)?;
     let mut command = commands::cargo();
     command.args(["run", "--release", "--package", "netfast", "--example", name, "--manifest-path"]);
     command.arg(workspace::root().join("Cargo.toml"));

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 
-use crate::examples;
+use crate::{examples, setup::Group};
 
 /// Run the frames of a capture file through the real program and report violations; `replay --help` tells more
 #[derive(Debug, clap::Args)]
@@ -17,5 +17,5 @@ pub struct Args {
 
 /// Passes everything on.
 pub fn run(args: Args) -> Result<()> {
-    examples::run("replay", &args.args)
+    examples::run("replay", &args.args, Group::Build)
 }

@@ -143,8 +143,12 @@ fn unpacked(path: &Path) -> Result<Vec<u8>> {
         Some("gz") => "gzip",
         _ => return fs::read(path).with_context(|| format!("cannot read {}", path.display())),
     };
-    let output =
-        Command::new(by).arg("-dc").arg(path).output().with_context(|| format!("cannot run {by}"))?;
+    let output = Command::new(by).arg("-dc").arg(path).output();
+    let output = output.with_context(|| {
+        format!(
+            "cannot run {by}, by which this kernel's modules are packed (Debian's packages xz-utils and zstd)"
+        )
+    })?;
     ensure!(output.status.success(), "{by} cannot unpack {}", path.display());
     Ok(output.stdout)
 }

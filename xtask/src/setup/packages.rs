@@ -68,6 +68,7 @@ const TEST: &[Package] = &[
     },
     package("stun-client", Command("stun"), "another STUN client"),
     package("systemd", Command("systemd-analyze"), "rates the unit file"),
+    package("git", Command("git"), "lists the files that are linted"),
     package("python3-venv", File("/var/lib/dpkg/info/python3-venv.list"), "holds typos and aioquic"),
 ];
 
