@@ -48,18 +48,48 @@ pub fn decide(ctx: &XdpContext, start: &Start, cpu: u32) -> Option<u32> {
         return None;
     }
     // The header's offset is a constant in each branch.
+    let frame = |l3| Frame { ctx, start, cpu, data, end, l3 };
     if kind & PLAIN_IPV4_BITS == PLAIN_IPV4 {
-        return ipv4(ctx, start, cpu, data, end, 14);
+        return ipv4(frame(14));
     }
     match kind as u16 {
-        IPV6 => ipv6(ctx, start, cpu, data, end, 14),
+        IPV6 => ipv6(frame(14)),
         // SAFETY: 42 bytes are there.
         TAG => match unsafe { load::<u32>(data + 16) } {
-            kind if kind & PLAIN_IPV4_BITS == PLAIN_IPV4 => ipv4(ctx, start, cpu, data, end, 18),
-            kind if kind as u16 == IPV6 => ipv6(ctx, start, cpu, data, end, 18),
+            kind if kind & PLAIN_IPV4_BITS == PLAIN_IPV4 => ipv4(frame(18)),
+            kind if kind as u16 == IPV6 => ipv6(frame(18)),
             _ => None,
         },
         _ => None,
+    }
+}
+
+/// Where a frame lies and what it came by. Taken apart by the compiler, whose functions here are all inlined.
+#[derive(Clone, Copy)]
+struct Frame<'a> {
+    ctx: &'a XdpContext,
+    start: &'a Start,
+    /// The CPU that this is, as long as no call has come between.
+    cpu: u32,
+    /// Address of the first byte.
+    data: usize,
+    /// Address behind the last byte of the first buffer.
+    end: usize,
+    /// Offset of the IP header: 14, with a VLAN tag 18. A constant.
+    l3: usize,
+}
+
+impl Frame<'_> {
+    /// Address of the IP header.
+    #[inline(always)]
+    const fn ip(self) -> usize {
+        self.data + self.l3
+    }
+
+    /// Bytes of the first buffer, which is all of the frame (see the module).
+    #[inline(always)]
+    const fn bytes(self) -> usize {
+        self.end - self.data
     }
 }
 
@@ -72,8 +102,9 @@ const PLAIN_IPV4: u32 = u32::from_ne_bytes([0x08, 0x00, 0x45, 0]);
 const PLAIN_IPV4_BITS: u32 = u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
 
 #[inline(always)]
-fn ipv4(ctx: &XdpContext, start: &Start, cpu: u32, data: usize, end: usize, l3: usize) -> Option<u32> {
-    let ip = data + l3;
+fn ipv4(frame: Frame<'_>) -> Option<u32> {
+    let Frame { end, l3, .. } = frame;
+    let ip = frame.ip();
     // With a tag; without one 42 bytes were checked.
     if l3 != 14 && ip + 28 > end {
         return None;
@@ -93,30 +124,21 @@ fn ipv4(ctx: &XdpContext, start: &Start, cpu: u32, data: usize, end: usize, l3: 
     }
     // Each with straight lines of its own.
     if protocol == UDP {
-        transport4(ctx, start, cpu, data, end, l3, total, Transport { l4: ip + 20, udp: true })
+        transport4(frame, total, Transport { l4: ip + 20, udp: true })
     } else if protocol == TCP {
-        transport4(ctx, start, cpu, data, end, l3, total, Transport { l4: ip + 20, udp: false })
+        transport4(frame, total, Transport { l4: ip + 20, udp: false })
     } else {
         None
     }
 }
 
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "all are in registers, and some are constants")]
-fn transport4(
-    ctx: &XdpContext,
-    start: &Start,
-    cpu: u32,
-    data: usize,
-    end: usize,
-    l3: usize,
-    total: usize,
-    transport: Transport,
-) -> Option<u32> {
+fn transport4(frame: Frame<'_>, total: usize, transport: Transport) -> Option<u32> {
+    let Frame { start, cpu, end, .. } = frame;
     if !transport.is_plain(end, total, 20) {
         return None;
     }
-    let ip = data + l3;
+    let ip = frame.ip();
     let place = |cpu| {
         // SAFETY: 28 bytes from `ip` are there.
         CONFIG
@@ -129,8 +151,8 @@ fn transport4(
     };
     let (line, run) = (found.line, &found.run);
     match found.kind {
-        ORIGINAL_LINE => translate4(ctx, run, data, end, l3, total, transport, line, true),
-        REPLY_LINE => translate4(ctx, run, data, end, l3, total, transport, line, false),
+        ORIGINAL_LINE => translate4(frame, run, total, transport, line, true),
+        REPLY_LINE => translate4(frame, run, total, transport, line, false),
         ECHO_LINE => {
             // SAFETY: four bytes.
             let tag = unsafe { load(line.address.as_ptr() as usize) };
@@ -147,17 +169,17 @@ fn transport4(
                     store(ip + 16, source);
                 }
             }
-            reflected(run, data, end, transport.l4, line.target, within_rate)
+            reflected(frame, run, transport.l4, line.target, within_rate)
         }
         VERDICT_LINE => {
             let rule = u32::from_ne_bytes(line.address);
-            verdict(run, data, end, l3, (line.deltas, line.next_hop), rule, line.tail)
+            verdict(frame, run, (line.deltas, line.next_hop), rule, line.tail)
         }
         kind => {
             // SAFETY: 28 bytes from `ip` are there.
             let inner = Inner { version: 4, class: unsafe { load(ip + 1) }, length: total as u16 };
             let line = Line { kind, target: line.target, hop: line.next_hop, hash: place(0)?.hash() };
-            one_way(ctx, run, l3, &line, inner)
+            one_way(frame, run, &line, inner)
         }
     }
 }
@@ -169,20 +191,16 @@ const VERDICT_LINE: u8 = LineKind::Verdict as u8;
 
 /// A packet of a translated flow. `original`: its direction, a constant.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "as above")]
 fn translate4(
-    ctx: &XdpContext,
+    frame: Frame<'_>,
     run: &Run,
-    data: usize,
-    end: usize,
-    l3: usize,
     total: usize,
     transport: Transport,
     line: &'static CacheLine4,
     original: bool,
 ) -> Option<u32> {
     let (target, hop) = way_out(line.target, line.next_hop, total)?;
-    let (ip, line_at) = (data + l3, core::ptr::from_ref(line) as usize);
+    let (ip, line_at) = (frame.ip(), core::ptr::from_ref(line) as usize);
     // SAFETY: addresses have 16 or 4 bytes, a line 32; 28 bytes from `ip` are there, and more of TCP (`is_plain`).
     unsafe {
         transport.put_ports(original, &raw const line.tail as usize, target.port_delta);
@@ -202,7 +220,7 @@ fn translate4(
             store(at, checksum::apply_folded(delta, sum));
         }
     }
-    leave(ctx, run, data, l3, hop, original, line.target, end - data)
+    leave(frame, run, hop, original, line.target)
 }
 
 /// Offsets of the halves of a word.
@@ -210,8 +228,9 @@ const LOW: usize = if cfg!(target_endian = "little") { 0 } else { 2 };
 const HIGH: usize = 2 - LOW;
 
 #[inline(always)]
-fn ipv6(ctx: &XdpContext, start: &Start, cpu: u32, data: usize, end: usize, l3: usize) -> Option<u32> {
-    let (ip, l4) = (data + l3, data + l3 + 40);
+fn ipv6(frame: Frame<'_>) -> Option<u32> {
+    let end = frame.end;
+    let (ip, l4) = (frame.ip(), frame.ip() + 40);
     if l4 + 8 > end {
         return None;
     }
@@ -227,30 +246,21 @@ fn ipv6(ctx: &XdpContext, start: &Start, cpu: u32, data: usize, end: usize, l3: 
         if unsafe { load::<u16>(l4 + 6) } == 0 {
             return None;
         }
-        transport6(ctx, start, cpu, data, end, l3, payload, Transport { l4, udp: true })
+        transport6(frame, payload, Transport { l4, udp: true })
     } else if protocol == TCP {
-        transport6(ctx, start, cpu, data, end, l3, payload, Transport { l4, udp: false })
+        transport6(frame, payload, Transport { l4, udp: false })
     } else {
         None
     }
 }
 
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "as for IPv4")]
-fn transport6(
-    ctx: &XdpContext,
-    start: &Start,
-    cpu: u32,
-    data: usize,
-    end: usize,
-    l3: usize,
-    payload: usize,
-    transport: Transport,
-) -> Option<u32> {
+fn transport6(frame: Frame<'_>, payload: usize, transport: Transport) -> Option<u32> {
+    let Frame { start, cpu, end, .. } = frame;
     if !transport.is_plain(end, payload, 0) {
         return None;
     }
-    let (ip, l4) = (data + l3, transport.l4);
+    let (ip, l4) = (frame.ip(), transport.l4);
     let place = |cpu| {
         // SAFETY: 48 bytes from `ip` are there.
         let words: [u64; 4] = unsafe { [load(ip + 8), load(ip + 16), load(ip + 24), load(ip + 32)] };
@@ -262,8 +272,8 @@ fn transport6(
     };
     let (line, run) = (found.line, &found.run);
     match found.kind {
-        ORIGINAL_LINE => translate6(ctx, run, data, end, l3, payload, transport, line, true),
-        REPLY_LINE => translate6(ctx, run, data, end, l3, payload, transport, line, false),
+        ORIGINAL_LINE => translate6(frame, run, payload, transport, line, true),
+        REPLY_LINE => translate6(frame, run, payload, transport, line, false),
         ECHO_LINE => {
             // SAFETY: as for IPv4.
             let (tag, mut header) =
@@ -272,38 +282,34 @@ fn transport6(
             if within_rate {
                 rewrite::reflect_ipv6(&mut header, echo::ANSWER_TTL);
             }
-            reflected(run, data, end, l4, line.target, within_rate)
+            reflected(frame, run, l4, line.target, within_rate)
         }
         VERDICT_LINE => {
             let [_, _, ifindex, rule] = address_words(&line.address);
-            verdict(run, data, end, l3, (ifindex, line.next_hop), rule, line.tail)
+            verdict(frame, run, (ifindex, line.next_hop), rule, line.tail)
         }
         kind => {
             // SAFETY: 48 bytes from `ip` are there.
             let [a, b]: [u8; 2] = unsafe { load::<u16>(ip) }.to_ne_bytes();
             let inner = Inner { version: 6, class: a << 4 | b >> 4, length: payload as u16 + 40 };
             let line = Line { kind, target: line.target, hop: line.next_hop, hash: place(0)?.hash() };
-            one_way(ctx, run, l3, &line, inner)
+            one_way(frame, run, &line, inner)
         }
     }
 }
 
 /// See [`translate4`].
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "as for IPv4")]
 fn translate6(
-    ctx: &XdpContext,
+    frame: Frame<'_>,
     run: &Run,
-    data: usize,
-    end: usize,
-    l3: usize,
     payload: usize,
     transport: Transport,
     line: &'static CacheLine6,
     original: bool,
 ) -> Option<u32> {
     let (target, hop) = way_out(line.target, line.next_hop, payload + 40)?;
-    let ip = data + l3;
+    let ip = frame.ip();
     let mut delta = Delta::of_folded(target.sum, !original);
     // SAFETY: addresses have 16 bytes; 48 bytes from `ip` are there, and 20 from `l4` of TCP (`is_plain`).
     unsafe {
@@ -333,7 +339,7 @@ fn translate6(
         let sum: u16 = load(at);
         store(at, if transport.udp { delta.apply_udp_word(sum) } else { delta.apply_word(sum) });
     }
-    leave(ctx, run, data, l3, hop, original, line.target, end - data)
+    leave(frame, run, hop, original, line.target)
 }
 
 /// What a line of a kind beyond [`LineKind::Echo`] says.
@@ -347,7 +353,8 @@ struct Line {
 
 /// A packet to a target that answers the client itself.
 #[inline(always)]
-fn one_way(ctx: &XdpContext, run: &Run, l3: usize, line: &Line, inner: Inner) -> Option<u32> {
+fn one_way(frame: Frame<'_>, run: &Run, line: &Line, inner: Inner) -> Option<u32> {
+    let Frame { ctx, l3, .. } = frame;
     let bytes = frame::linear(ctx);
     let outcome = if line.kind == LineKind::Direct as u8 {
         let (_, hop) = way_out(line.target, line.hop, inner.length as usize)?;
@@ -376,35 +383,28 @@ pub fn address_words(address: &[u8; 16]) -> [u32; 4] {
 
 /// Ends a packet as its line says, if it came by the same interface and VLAN (`place`).
 #[inline(always)]
-fn verdict(
-    run: &Run,
-    data: usize,
-    end: usize,
-    l3: usize,
-    place: (u32, u16),
-    rule: u32,
-    tail: u64,
-) -> Option<u32> {
+fn verdict(frame: Frame<'_>, run: &Run, place: (u32, u16), rule: u32, tail: u64) -> Option<u32> {
+    let Frame { data, l3, .. } = frame;
     // SAFETY: the link header is there; a tag's identifier stands at offset 14.
     let vlan = if l3 == 18 { u16::from_be(unsafe { load(data + 14) }) & 0xfff } else { 0 };
     if place != (run.ifindex, vlan) {
         return None;
     }
     if rule != NO_RULE {
-        account::add(&FILTER_COUNTERS, rule, end - data);
+        account::add(&FILTER_COUNTERS, rule, frame.bytes());
     }
-    Some(account::finish(run.row, end - data, Outcome::from_bits(tail_port(tail))))
+    Some(account::finish(run.row, frame.bytes(), Outcome::from_bits(tail_port(tail))))
 }
 
 /// The rest of an echo's answer, after the IP header, if it is within its rate.
 #[inline(always)]
-fn reflected(run: &Run, data: usize, end: usize, l4: usize, index: u16, within_rate: bool) -> Option<u32> {
-    let bytes = end - data;
+fn reflected(frame: Frame<'_>, run: &Run, l4: usize, index: u16, within_rate: bool) -> Option<u32> {
+    let bytes = frame.bytes();
     if !within_rate {
         return Some(account::finish(run.row, bytes, Outcome::drop(Reason::EchoRate)));
     }
     // SAFETY: the caller has checked that the link header and 8 bytes from `l4` are there.
-    let (macs, ports) = unsafe { (Header::checked(data), Header::checked(l4)) };
+    let (macs, ports) = unsafe { (Header::checked(frame.data), Header::checked(l4)) };
     echo::swap(macs, ports);
     let mine = Mine::find()?;
     mine.count(ECHO_COUNTERS, index as u32, bytes);
@@ -433,17 +433,8 @@ fn new_source(original: bool, target: &'static Target) -> Option<&'static [u8; 1
 
 /// Sends the frame and counts it. Each end of the way has an exit of its own, so that what is counted is a constant there.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "as for IPv4")]
-fn leave(
-    ctx: &XdpContext,
-    run: &Run,
-    data: usize,
-    l3: usize,
-    hop: &NextHop,
-    original: bool,
-    target: u16,
-    bytes: usize,
-) -> Option<u32> {
+fn leave(frame: Frame<'_>, run: &Run, hop: &NextHop, original: bool, target: u16) -> Option<u32> {
+    let (Frame { ctx, data, l3, .. }, bytes) = (frame, frame.bytes());
     let (direction, reason) = if original { (ORIGINAL, Reason::Forwarded) } else { (REPLY, Reason::Reply) };
     // SAFETY: the link header is there.
     if l3 != 14 || !unsafe { egress::put_untagged(data, hop) } {

@@ -108,9 +108,7 @@ pub fn find4(start: &Start, set: u32, ip: usize, transport: Transport) -> Option
     } else {
         return None;
     };
-    let run = start.run_if(true)?;
-    let kind = cache::live(&run, &line.tail, transport.udp)?;
-    Some(Found { line, kind, run })
+    acting(start, line, &line.tail, transport.udp)
 }
 
 /// The same for IPv6.
@@ -135,7 +133,13 @@ pub fn find6(start: &Start, set: u32, ip: usize, transport: Transport) -> Option
     } else {
         return None;
     };
+    acting(start, line, &line.tail, transport.udp)
+}
+
+/// The line, if it may act now.
+#[inline(always)]
+fn acting<T>(start: &Start, line: &'static T, tail: &u64, udp: bool) -> Option<Found<T>> {
     let run = start.run_if(true)?;
-    let kind = cache::live(&run, &line.tail, transport.udp)?;
+    let kind = cache::live(&run, tail, udp)?;
     Some(Found { line, kind, run })
 }

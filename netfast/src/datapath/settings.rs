@@ -165,15 +165,26 @@ pub(super) fn write(datapath: &Datapath, settings: &Settings) {
 
 /// Sets that the flow cache should use for so many active flows, as a mask. `present` is the mask in use.
 ///
-/// A flow has two lines, one per direction, and a set two ways: with four times as many sets as flows a quarter of the ways
-/// is in use at most. Then three flows of ten thousand find no free way; with half of the ways in use nearly one of a hundred
-/// does, drives others out by turns, and each of these misses costs ten times what a hit costs. More sets would
-/// spread the lines in use over more of the CPU's cache than they need. A prefix in use is only halved when it is four times as large as needed, because each change moves
+/// A flow has two lines, one per direction, and a set two ways. With eight times as many sets as flows an eighth of the ways is in
+/// use: one line in ten is the second one of its set and one in a hundred stands in its second set, and each of these
+/// is a branch that the CPU mispredicts. That is done while the cache stays small beside the CPU's own second level; beyond, lines scattered over twice as many
+/// pages would cost more than that, and a quarter of the ways is in use (two lines in ten, three in a hundred). With half of the ways in use nearly one
+/// flow in a hundred finds no free way, drives others out by turns, and each of these misses costs ten times
+/// what a hit costs. A prefix in use is only halved when it is four times as large as needed, because each change moves
 /// lines and so costs a pass by the flow table for each.
 pub const fn fit(flows: u64, present: u32, stride: u32) -> u32 {
     /// Sets used at least: 16 KiB of the IPv4 cache.
     const LEAST: u64 = 256;
-    let wanted = if flows > u32::MAX as u64 / 8 { u32::MAX as u64 / 8 } else { flows } * 4;
+    /// Sets that are too few to be worth saving: 1 MiB of the IPv4 cache.
+    const SMALL: u64 = 16_384;
+    let flows = if flows > u32::MAX as u64 / 8 { u32::MAX as u64 / 8 } else { flows };
+    let wanted = if flows * 8 < SMALL {
+        flows * 8
+    } else if flows * 4 < SMALL {
+        SMALL
+    } else {
+        flows * 4
+    };
     let mut sets = if wanted < LEAST { LEAST } else { wanted.next_power_of_two() };
     let in_use = present as u64 + 1;
     if sets < in_use && sets * 4 > in_use {
@@ -279,10 +290,13 @@ mod tests {
     #[test]
     fn the_cache_follows_the_flows_with_hysteresis() {
         assert_eq!(255, fit(0, 0, 16_384));
-        assert_eq!(4095, fit(1000, 255, 16_384));
-        assert_eq!(4095, fit(600, 4095, 16_384), "needs 4096");
-        assert_eq!(4095, fit(400, 4095, 16_384), "needs 2048: not worth a change");
-        assert_eq!(1023, fit(200, 4095, 16_384), "needs 1024");
+        assert_eq!(8191, fit(1000, 255, 16_384));
+        assert_eq!(8191, fit(600, 8191, 16_384), "needs 8192");
+        assert_eq!(8191, fit(400, 8191, 16_384), "needs 4096: not worth a change");
+        assert_eq!(2047, fit(200, 8191, 16_384), "needs 2048");
+        assert_eq!(16_383, fit(2000, 255, 65_536), "an eighth of the ways");
+        assert_eq!(16_383, fit(4096, 255, 65_536), "a quarter: no longer small");
+        assert_eq!(32_767, fit(4097, 255, 65_536));
         assert_eq!(16_383, fit(1_000_000, 2047, 16_384), "the operator's limit");
         assert_eq!(16_383, fit(u64::MAX, 2047, 16_384));
         assert_eq!(127, fit(u64::MAX, 0, 128));
