@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, ProgramArray},
-    programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, xdp::XdpMode},
+    programs::{ProgramFd, Xdp, xdp::XdpMode},
 };
 use aya_obj::programs::XdpAttachType;
 use netfast::{
@@ -34,7 +34,7 @@ use netfast_common::{
 };
 use nix::sched::CloneFlags;
 
-use crate::cases::Under;
+use crate::{cases::Under, measure};
 
 /// Most flows that fit.
 pub const MAX_FLOWS: u32 = 1 << 20;
@@ -286,17 +286,7 @@ impl Bed {
         let mut context = [0u8; 24];
         context[4..8].copy_from_slice(&64u32.to_ne_bytes());
         context[12..16].copy_from_slice(&self.ifindex.to_ne_bytes());
-        let options = TestRunOptions {
-            data_in: Some(&frame),
-            ctx_in: Some(&context),
-            repeat: packets,
-            attrs: TestRunAttrs::new(),
-            ..TestRunOptions::new()
-        };
-        let xdp = program(&mut self.bench, "bench_packet")?;
-        let begin = std::time::Instant::now();
-        let result = xdp.test_run(options)?;
-        Ok((begin.elapsed(), result.return_value))
+        measure::test_run(program(&mut self.bench, "bench_packet")?, &frame, &context, packets)
     }
 
     fn install(

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, ProgramArray},
-    programs::{TestRun as _, TestRunOptions, Xdp},
+    programs::Xdp,
 };
 use aya_obj::programs::XdpAttachType;
 use netfast::{
@@ -36,7 +36,7 @@ use crate::{
     bed,
     generate::{self, Family, Numbers},
     linear,
-    measure::{median, settle},
+    measure::{median, settle, test_run},
     output::{self, Output},
     report,
 };
@@ -394,16 +394,7 @@ impl Bed {
         let mut context = [0u8; 24];
         context[4..8].copy_from_slice(&(TRACE_FRAME as u32).to_ne_bytes());
         context[12..16].copy_from_slice(&self.ifindex.to_ne_bytes());
-        let options = TestRunOptions {
-            data_in: Some(&[0; TRACE_FRAME]),
-            ctx_in: Some(&context),
-            repeat: packets,
-            ..TestRunOptions::new()
-        };
-        let xdp = bed::program(&mut self.bench, "bench_trace")?;
-        let begin = Instant::now();
-        let result = xdp.test_run(options)?;
-        Ok((begin.elapsed(), result.return_value))
+        test_run(bed::program(&mut self.bench, "bench_trace")?, &[0; TRACE_FRAME], &context, packets)
     }
 
     /// Sends headers one by one: the answer and the counter of the rule must be those of a linear match. Returns how many

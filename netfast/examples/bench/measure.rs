@@ -1,9 +1,12 @@
 //! Turns, pairs and medians.
 
-use std::time::Duration;
+use std::{
+    io::ErrorKind,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
-use aya::programs::ProgramFd;
+use aya::programs::{ProgramError, ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 
 use crate::{
     bed::Bed,
@@ -51,6 +54,30 @@ pub fn real_time(priority: i32) -> Result<()> {
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
     ensure!(result == 0, "cannot get real-time priority: {}", std::io::Error::last_os_error());
     Ok(())
+}
+
+/// Runs a program until the kernel does it in one go; returns how long that took, and the last answer. A signal to any thread, or whatever
+/// wakes this one like a signal, ends a run.
+pub fn test_run(program: &Xdp, data: &[u8], context: &[u8], repeat: u32) -> Result<(Duration, u32)> {
+    loop {
+        let options = TestRunOptions {
+            data_in: Some(data),
+            ctx_in: Some(context),
+            repeat,
+            attrs: TestRunAttrs::new(),
+            ..TestRunOptions::new()
+        };
+        let began = Instant::now();
+        match program.test_run(options) {
+            Err(error) if is_interrupted(&error) => {}
+            result => return Ok((began.elapsed(), result?.return_value)),
+        }
+    }
+}
+
+/// Whether the kernel has ended a run because of a signal.
+pub fn is_interrupted(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error) if error.io_error.kind() == ErrorKind::Interrupted)
 }
 
 /// Measures a case.

@@ -169,7 +169,7 @@ pub fn verdict(document: &Value) -> String {
             format!("A/A ratio {ratio:.3}, outside 0.97 to 1.03: the machine is too noisy, this run is VOID")
         }
         None if document["void"] == true => "no A/A control: this run is VOID".to_owned(),
-        None => "times of single actions, which have no A/A control".to_owned(),
+        None => "Times of single actions, without an A/A control".to_owned(),
     }
 }
 

@@ -57,6 +57,9 @@ pub struct Args {
     /// Filter rules.
     #[arg(long, default_value_t = 100_000)]
     rules: u32,
+    /// Seconds that the agent is watched for while it only ages flows; two sweeps of a million of them, and the pauses behind, take 120.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    idle: u64,
     /// The program netfast, if not the one of the same build.
     #[arg(long, value_name = "FILE")]
     netfast: Option<PathBuf>,
@@ -95,7 +98,7 @@ pub fn run(args: &Args) -> Result<bool> {
             say(memory(agent, "control/memory", 0)?);
         }
         if wanted(Part::Flows) {
-            flows(&mut world, args.flows, cpus - 1, &mut say)?;
+            flows(&mut world, args, cpus - 1, &mut say)?;
         }
     }
     let marks = marks(&rows);
@@ -108,19 +111,19 @@ pub fn run(args: &Args) -> Result<bool> {
 }
 
 /// What the agent does beside so many flows.
-fn flows(world: &mut World, flows: u32, cpu: usize, mut say: impl FnMut(Value)) -> Result<()> {
+fn flows(world: &mut World, args: &Args, cpu: usize, mut say: impl FnMut(Value)) -> Result<()> {
     world.programs.set_sink(SINK_ANSWERS)?;
     let case = case("control/flows", Kind::Netfast, (SERVICE, 53));
     let turns = Turns::new(Duration::from_millis(100), cpu);
     let began = std::time::Instant::now();
     // Some find no source port at the first attempt, and others are still half-open: all but a few is enough.
-    let made = turns.make_flows(world, &Case { flows: flows - flows / 32, ..case })?;
+    let made = turns.make_flows(world, &Case { flows: args.flows - args.flows / 32, ..case })?;
     say(json!({ "name": "control/flows_made", "flows": made, "seconds": seconds(began.elapsed()) }));
     world.programs.set_sink(SINK_DROPS)?;
     let agent = world.stations[0].agent()?;
     say(scrape(agent, "control/scrape_with_flows", made)?);
     say(memory(agent, "control/memory_with_flows", made)?);
-    say(ageing(agent, made)?);
+    say(ageing(agent, made, Duration::from_secs(args.idle))?);
     let agent = world.stations[0].agent.as_mut().context("no agent")?;
     let time = agent.restart()?;
     let count = agent.json::<Value>(&["flows", "count"])?["count"].as_u64();

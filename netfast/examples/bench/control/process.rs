@@ -12,9 +12,6 @@ use serde_json::{Value, json};
 use super::{TIMES, milliseconds};
 use crate::live::agent::Agent;
 
-/// How long the agent's CPU time is looked at while it only ages flows: two sweeps of a million of them and the pauses behind.
-const IDLE: Duration = Duration::from_secs(120);
-
 /// A scrape of /metrics: the answer with its head.
 pub fn scrape_text(agent: &Agent) -> Result<String> {
     agent.namespace().enter(|| {
@@ -76,8 +73,8 @@ fn resident(agent: &Agent) -> Result<[f64; 3]> {
     Ok([all, maps, all - maps].map(mib))
 }
 
-/// The agent's CPU time while nothing happens but that flows age.
-pub fn ageing(agent: &Agent, flows: u64) -> Result<Value> {
+/// The agent's CPU time while nothing happens for a while but that flows age.
+pub fn ageing(agent: &Agent, flows: u64, idle: Duration) -> Result<Value> {
     let ticks = || -> Result<u64> {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", agent.pid()))?;
         // The name in parentheses may hold anything; user and system time are the 12th and 13th after it.
@@ -85,7 +82,7 @@ pub fn ageing(agent: &Agent, flows: u64) -> Result<Value> {
         Ok(rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum())
     };
     let (began, before) = (Instant::now(), ticks()?);
-    std::thread::sleep(IDLE);
+    std::thread::sleep(idle);
     // Linux tells user space in hundredths of a second.
     let busy = (ticks()? - before) as f64 / 100.0;
     let share = busy / began.elapsed().as_secs_f64();

@@ -36,6 +36,9 @@ pub fn page(document: &Value) -> Result<String> {
         };
         writeln!(body, "<p class=\"void\">{}: the machine was too noisy.</p>", escape(&what))?;
     }
+    for part in document["failed_parts"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        writeln!(body, "<p class=\"void\">There are no figures of {}: it failed.</p>", escape(part))?;
+    }
     for (title, note, chart) in charts(results) {
         if let Some(chart) = chart {
             writeln!(body, "<figure><figcaption><b>{title}</b><br>{note}</figcaption>{chart}</figure>")?;
