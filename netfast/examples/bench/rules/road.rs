@@ -25,7 +25,7 @@ use netfast_common::abi::bench::{TRACE_FRAME, TraceFrame, TraceState};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::unistd::Pid;
 
-use crate::bed;
+use crate::{bed, measure::is_interrupted};
 
 /// The router's interface that packets come in by.
 pub const IN: &str = "nf-in";
@@ -225,13 +225,18 @@ fn send(frames: &[[u8; TRACE_FRAME]], stop: &AtomicBool, ready: &std::sync::mpsc
     let _ = ready.send(());
     while !stop.load(Ordering::Relaxed) {
         // XDP_TX of a live frame leaves by the interface of the context.
-        xdp.test_run(TestRunOptions {
+        let run = xdp.test_run(TestRunOptions {
             data_in: Some(&[0; TRACE_FRAME]),
             ctx_in: Some(&context),
             repeat: 1 << 15,
             attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
             ..TestRunOptions::new()
-        })?;
+        });
+        // The end of a child process wakes this thread, too.
+        match run {
+            Err(error) if !is_interrupted(&error) => return Err(error.into()),
+            _ => {}
+        }
     }
     Ok(())
 }
