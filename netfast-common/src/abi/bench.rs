@@ -113,3 +113,8 @@ pub const SINK_DROPS: u32 = 0;
 pub const SINK_ANSWERS: u32 = 1;
 
 pod!(Stream => 96, TraceFrame => 80, TraceState => 8, Plan => 96, ReferenceKey => 16, ReferenceFlow => 32);
+
+/// Bytes before a live frame that its generator takes away. BPF_PROG_TEST_RUN begins a live frame 48 bytes behind the start of a line of the CPU's
+/// cache (its `struct xdp_page_head` has 112 bytes and 256 of headroom follow), so that the MAC addresses would be in one line and
+/// the IP header in the next; a card's frame begins with a line (256 bytes of headroom in a page).
+pub const LIVE_PAD: usize = 16;

@@ -4,10 +4,11 @@
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::{Array, DevMap, PerCpuArray},
+    helpers::generated::bpf_xdp_adjust_head,
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use netfast_common::abi::bench::{FIRST_PORT, SINK_ANSWERS, STREAM_ADDRESS_BITS, Stream};
+use netfast_common::abi::bench::{FIRST_PORT, LIVE_PAD, SINK_ANSWERS, STREAM_ADDRESS_BITS, Stream};
 
 use crate::programs::{load, store};
 
@@ -37,6 +38,11 @@ pub fn bench_generate(ctx: XdpContext) -> u32 {
     let Some(stream) = STREAM.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
     // SAFETY: the element is this CPU's, and a CPU runs one generator.
     let stream = unsafe { &mut *stream };
+    // Where a card would have put it.
+    // SAFETY: the context is this program's.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, LIVE_PAD as i32) } != 0 {
+        return xdp_action::XDP_ABORTED;
+    }
     let (data, end) = (ctx.data(), ctx.data_end());
     if data + 64 > end {
         return xdp_action::XDP_ABORTED;

@@ -18,7 +18,7 @@ use aya::{
     programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, xdp::XdpMode},
 };
 use aya_obj::programs::XdpAttachType;
-use netfast_common::abi::bench::Stream;
+use netfast_common::abi::bench::{LIVE_PAD, Stream};
 
 use crate::{
     bed::{self, program},
@@ -28,6 +28,8 @@ use crate::{
 
 /// Frames that the kernel makes at once; what a NAPI poll takes.
 const BATCH: u32 = 64;
+/// Bytes of a live frame as the kernel is given it.
+const FRAME: usize = 64 + LIVE_PAD;
 /// Elements of `SEQUENCE`.
 pub const SEQUENCE: u32 = 1 << 20;
 
@@ -118,11 +120,11 @@ impl Programs {
             take_cpu(cpu)?;
             let program = Xdp::from_pin(&pin, XdpAttachType::Interface)?;
             let mut context = [0u8; 24];
-            context[4..8].copy_from_slice(&64u32.to_ne_bytes());
+            context[4..8].copy_from_slice(&(FRAME as u32).to_ne_bytes());
             context[12..16].copy_from_slice(&index.to_ne_bytes());
             while !flag.load(Ordering::Relaxed) {
                 let run = program.test_run(TestRunOptions {
-                    data_in: Some(&[0; 64]),
+                    data_in: Some(&[0; FRAME]),
                     ctx_in: Some(&context),
                     repeat: u32::MAX / 2,
                     attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
