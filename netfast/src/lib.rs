@@ -6,6 +6,7 @@ pub mod classifier;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod edit;
 pub mod health;
 pub mod metrics;
 pub mod netlink;

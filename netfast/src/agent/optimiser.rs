@@ -27,6 +27,10 @@ const FEW: usize = 64;
 /// A new set of trees voids the flow cache: it has to cost less than this part of the live one.
 const WORTH: f64 = 0.97;
 
+/// So many rules beside the large trees are worth new ones, whatever they cost: else they become too many while rules come one by
+/// one, and one of these changes would have to wait until all is compiled anew.
+const BESIDE: usize = 256;
+
 /// Better trees, and the rules that they are of.
 pub(super) struct Better {
     /// The set that they are to take the place of.
@@ -126,7 +130,7 @@ impl Desk {
             };
             let (cost, present) = (compiled.cost(), of.cost());
             tracing::debug!(rules = of.rules.len(), took = ?begin.elapsed(), cost, present, "built the filter once more");
-            if cost < WORTH * present
+            if (cost < WORTH * present || of.beside() > BESIDE)
                 && go_on()
                 && found.blocking_send(Better { of, compiled, took: begin.elapsed() }).is_err()
             {

@@ -158,12 +158,13 @@ pub struct Compiled {
 /// # Errors
 /// When they do not keep to the limits; names the rule that breaks one.
 pub fn compile(rules: &[Rule], limits: &Limits) -> Result<Compiled, Refused> {
-    compile_while(rules, limits, &|| true).unwrap_or(Ok(Compiled::default()))
+    compile_while(&Arc::new(rules.to_vec()), limits, &|| true).unwrap_or(Ok(Compiled::default()))
 }
 
-/// [`compile`], while `go_on` says so: it is asked now and then, if the effort is more than quick. `None` if it said no.
+/// [`compile`], while `go_on` says so: it is asked now and then, if the effort is more than quick. `None` if it said no. What is
+/// compiled keeps this very list.
 pub fn compile_while(
-    rules: &[Rule],
+    rules: &Arc<Vec<Rule>>,
     limits: &Limits,
     go_on: &dyn Fn() -> bool,
 ) -> Option<Result<Compiled, Refused>> {
@@ -192,7 +193,7 @@ pub fn compile_while(
             Err(refused) => return Some(Err(refused)),
         }
     }
-    Some(Ok(Compiled::of(Arc::new(rules.to_vec()), Arc::new(orders), base, Default::default())))
+    Some(Ok(Compiled::of(Arc::clone(rules), Arc::new(orders), base, Default::default())))
 }
 
 /// The orders of so many rules, with room between them.

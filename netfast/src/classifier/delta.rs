@@ -4,7 +4,7 @@
 //! they are and match nothing any more. What they have hidden is in no tree there: rules behind it that overlap it are put
 //! into the tree of the added ones, too. A rule that stands in two trees has one order, and so decides as one does.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use netfast_common::abi::FilterEntry;
 
@@ -14,69 +14,46 @@ use super::{
     image::Tree,
     rule::Rule,
 };
+use crate::edit::Edit;
 
+/// Rules that may come or go at once.
+const MOST_AT_ONCE: usize = 256;
 /// Rules that may stand in trees of their own.
-const MOST: usize = 256;
+const MOST: usize = 2048;
 /// Steps that these trees may take.
 const STEPS: u32 = 24;
 
-/// How a list of rules becomes another one: a part goes, a part comes, the rest keeps its order.
-struct Change {
-    /// Positions in the old list.
-    gone: Range<usize>,
-    /// Positions in the new list.
-    new: Range<usize>,
-}
-
-impl Change {
-    fn between(old: &[Rule], new: &[Rule]) -> Self {
-        let same = old.iter().zip(new).take_while(|(old, new)| old == new).count();
-        let rest = old.len().min(new.len()) - same;
-        let behind = old.iter().rev().zip(new.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
-        let gone = same..old.len() - behind;
-        let come = same..new.len() - behind;
-        // A rule that moves: its matches go at one end of the part that differs, and come at the other.
-        let run = |rules: &[Rule]| {
-            let number = rules.first().map(|rule| rule.number);
-            rules.iter().take_while(|rule| Some(rule.number) == number).count()
-        };
-        let (o, n) = (&old[gone.clone()], &new[come.clone()]);
-        if o.len() == n.len() && o.len() > 1 {
-            let (down, up) = (run(o), run(n));
-            if o[down..] == n[..n.len() - down] {
-                return Self { gone: same..same + down, new: come.end - down..come.end };
-            }
-            if n[up..] == o[..o.len() - up] {
-                return Self { gone: gone.end - up..gone.end, new: same..same + up };
-            }
-        }
-        Self { gone, new: come }
-    }
-
-    /// Where the rule at an old position, which stays, stands now.
-    fn moved(&self, at: usize) -> usize {
-        let at = if at >= self.gone.end { at - self.gone.len() } else { at };
-        if at >= self.new.start { at + self.new.len() } else { at }
-    }
+/// How a list of rules becomes another one. The matches of a rule move together.
+fn edit(old: &[Rule], new: &[Rule]) -> Edit {
+    let run = |rules: &[Rule]| {
+        let number = rules.first().map(|rule| rule.number);
+        rules.iter().take_while(|rule| Some(rule.number) == number).count()
+    };
+    Edit::between(old, new, Rule::eq, run)
 }
 
 impl Compiled {
     /// Compiles `rules` by what was compiled before, if they differ by few rules that come, go or move. `None`: compile
     /// them anew.
     pub fn update(&self, rules: &[Rule], limits: &Limits) -> Option<Result<Self, Refused>> {
-        let change = Change::between(&self.rules, rules);
-        if change.gone.is_empty() && change.new.is_empty() {
+        self.update_to(&Arc::new(rules.to_vec()), limits)
+    }
+
+    /// [`Self::update`]; what is compiled keeps this very list.
+    pub fn update_to(&self, rules: &Arc<Vec<Rule>>, limits: &Limits) -> Option<Result<Self, Refused>> {
+        let edit = edit(&self.rules, rules);
+        if edit.is_empty() {
             return Some(Ok(self.clone()));
         }
-        if change.new.len().max(change.gone.len()) > MOST || !self.takes(rules, &change, limits) {
+        if edit.new.len().max(edit.gone.len()) > MOST_AT_ONCE || !self.takes(rules, &edit, limits) {
             return None;
         }
-        let orders = self.orders_after(rules, &change)?;
-        let mut added = self.after(&self.added, &change);
-        added.extend(change.new.clone());
+        let mut added = after(&self.added, &edit);
+        added.extend(edit.new.clone());
         added.sort_unstable();
-        let mut revived = self.after(&self.revived, &change);
-        let base = self.without(&change.gone, rules, &change, &mut revived)?;
+        let mut revived = after(&self.revived, &edit);
+        let base = self.without(&edit, &mut revived)?;
+        let orders = self.orders_after(&added, &edit)?;
 
         let mut beside: Vec<usize> = added.iter().chain(&revived).copied().collect();
         beside.sort_unstable();
@@ -92,7 +69,7 @@ impl Compiled {
         if all.map(|tree| tree.cells.len()).sum::<usize>() > limits.cells as usize {
             return None;
         }
-        let mut compiled = Self::of(Arc::new(rules.to_vec()), Arc::new(orders), base, overlay);
+        let mut compiled = Self::of(Arc::clone(rules), Arc::new(orders), base, overlay);
         (compiled.added, compiled.revived) = (added, revived);
         compiled.patches = self.patches + 1;
         Some(Ok(compiled))
@@ -104,50 +81,60 @@ impl Compiled {
     }
 
     /// Whether what comes has numbers that fit.
-    fn takes(&self, rules: &[Rule], change: &Change, limits: &Limits) -> bool {
-        let mut entries: HashMap<u32, FilterEntry> = HashMap::new();
-        for rule in &rules[change.new.clone()] {
+    fn takes(&self, rules: &[Rule], edit: &Edit, limits: &Limits) -> bool {
+        let mut entries: Vec<(u32, FilterEntry)> = Vec::new();
+        for rule in &rules[edit.new.clone()] {
             let entry = rule.entry();
-            if rule.number >= limits.numbers || *entries.entry(rule.number).or_insert(entry) != entry {
-                return false;
+            match entries.iter().find(|(number, _)| *number == rule.number) {
+                Some((_, present)) if *present != entry => return false,
+                Some(_) => {}
+                None => entries.push((rule.number, entry)),
             }
         }
-        let mut kept = rules.iter().enumerate().filter(|(at, _)| !change.new.contains(at));
-        entries.is_empty()
-            || kept.all(|(_, rule)| entries.get(&rule.number).is_none_or(|entry| *entry == rule.entry()))
+        entries.sort_unstable_by_key(|(number, _)| *number);
+        if entries.last().is_some_and(|(number, _)| *number >= limits.numbers) {
+            return false;
+        }
+        let present = |rule: &Rule| {
+            let at = entries.binary_search_by_key(&rule.number, |(number, _)| *number);
+            at.ok().map(|at| entries[at].1)
+        };
+        let mut kept = edit.kept(&self.rules);
+        entries.is_empty() || kept.all(|rule| present(rule).is_none_or(|entry| entry == rule.entry()))
     }
 
-    /// The orders of the new list: those of what stays as they were, new ones between them. `None`: there is no room.
-    fn orders_after(&self, rules: &[Rule], change: &Change) -> Option<Vec<u32>> {
-        let (head, tail) = (&self.orders[..change.gone.start], &self.orders[change.gone.end..]);
-        let mut orders = Vec::with_capacity(rules.len());
-        orders.extend(head.iter().chain(tail).take(change.new.start));
-        let before = orders.last().copied().unwrap_or(0);
-        let rest = || head.iter().chain(tail).skip(change.new.start);
-        let after = rest().next().copied().unwrap_or(u32::MAX - 1);
-        let room = (after - before) / (change.new.len() as u32 + 1);
+    /// Rules that stand in trees of their own: a packet walks through these, too.
+    pub fn beside(&self) -> usize {
+        self.added.len() + self.revived.len()
+    }
+
+    /// The orders of the new list. What stands in the large trees keeps its own; the rules that were added between two of
+    /// those (`added` has all of them) share the room there evenly, whenever one more comes: they are in no tree that stays.
+    /// `None`: there is no room.
+    fn orders_after(&self, added: &[usize], edit: &Edit) -> Option<Vec<u32>> {
+        let mut orders = edit.apply(&self.orders, edit.new.clone().map(|_| 0));
+        if edit.new.is_empty() {
+            return Some(orders);
+        }
+        let is_added = |at: &usize| added.binary_search(at).is_ok();
+        let from = (0..edit.new.start).rev().take_while(is_added).last().unwrap_or(edit.new.start);
+        let to = (edit.new.end..orders.len()).take_while(is_added).last().map_or(edit.new.end, |at| at + 1);
+        let before = from.checked_sub(1).map_or(0, |at| orders[at]);
+        let after = orders.get(to).copied().unwrap_or(u32::MAX - 1);
+        let room = (after - before) / ((to - from) as u32 + 1);
         if room == 0 {
             return None;
         }
-        orders.extend((1..=change.new.len() as u32).map(|n| before + n * room));
-        orders.extend(rest());
+        for (order, number) in orders[from..to].iter_mut().zip(1..) {
+            *order = before + number * room;
+        }
         Some(orders)
-    }
-
-    /// Positions of the old list, without those that go, in the new one.
-    fn after(&self, positions: &[usize], change: &Change) -> Vec<usize> {
-        positions.iter().filter(|at| !change.gone.contains(at)).map(|at| change.moved(*at)).collect()
     }
 
     /// The large trees without the rules that go. `revived` gets positions (in the new list) of rules that they may have
     /// hidden there. `None`: too many of them.
-    fn without(
-        &self,
-        gone: &Range<usize>,
-        rules: &[Rule],
-        change: &Change,
-        revived: &mut Vec<usize>,
-    ) -> Option<[Vec<Arc<Tree>>; 4]> {
+    fn without(&self, edit: &Edit, revived: &mut Vec<usize>) -> Option<[Vec<Arc<Tree>>; 4]> {
+        let gone: &Range<usize> = &edit.gone;
         let old: Vec<usize> = gone.clone().filter(|at| self.added.binary_search(at).is_err()).collect();
         if old.is_empty() {
             return Some(self.base.clone());
@@ -158,7 +145,7 @@ impl Compiled {
             for (at, rule) in behind.filter(|(at, rule)| !gone.contains(at) && !rule.action.goes_on()) {
                 if hiding.iter().any(|hiding| hiding.overlaps(rule)) && self.added.binary_search(&at).is_err()
                 {
-                    revived.push(change.moved(at));
+                    revived.push(edit.place(at));
                     if revived.len() > 2 * MOST {
                         return None;
                     }
@@ -166,7 +153,6 @@ impl Compiled {
             }
             revived.sort_unstable();
             revived.dedup();
-            debug_assert!(revived.iter().all(|at| *at < rules.len()));
         }
         let dead: Vec<u32> = old.iter().map(|at| self.orders[*at]).collect();
         let mut base = self.base.clone();
@@ -179,6 +165,11 @@ impl Compiled {
         }
         Some(base)
     }
+}
+
+/// Positions of the old list, without those that go, in the new one.
+fn after(positions: &[usize], edit: &Edit) -> Vec<usize> {
+    positions.iter().filter(|at| !edit.gone.contains(at)).map(|at| edit.place(*at)).collect()
 }
 
 fn overlay(rules: &[Rule], orders: &[u32], limits: &Limits) -> Result<[Option<Arc<Tree>>; 4], Refused> {

@@ -119,6 +119,7 @@ impl Publisher {
                 counters.clear_filter(number);
             }
         }
+        images.filter_counters_anew.iter().for_each(|number| counters.clear_filter(*number));
     }
 
     fn hold_back(&mut self, maps: &Maps) {

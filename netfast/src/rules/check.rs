@@ -140,12 +140,9 @@ pub fn new_warnings(before: &Rules, after: &Rules) -> Vec<String> {
         found = these;
     }
     // Mostly one rule of many is another.
-    let [head, tail] = before.filters.same_ends(&after.filters);
-    let old = &before.filters[head..before.filters.len() - tail];
-    let old: HashSet<*const FilterRule> = old.iter().map(Arc::as_ptr).collect();
-    let new: Vec<usize> = (head..after.filters.len() - tail)
-        .filter(|&at| !old.contains(&Arc::as_ptr(&after.filters[at])))
-        .collect();
+    let edit = after.filters.edit_of(&before.filters);
+    let old: HashSet<*const FilterRule> = before.filters[edit.gone].iter().map(Arc::as_ptr).collect();
+    let new: Vec<usize> = edit.new.filter(|&at| !old.contains(&Arc::as_ptr(&after.filters[at]))).collect();
     if new.len().saturating_mul(after.filters.len()) > COMPARISONS {
         if before.filters != after.filters {
             found.push(format!(

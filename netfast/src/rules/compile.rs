@@ -56,11 +56,12 @@ pub fn compile_beside(
     validate::validate_beside(&rules, &live.rules)?;
     let mut assigned = ids.clone();
     let filter_keys = live.filter_keys.of(&rules.filters);
-    assigned.assign_by(&rules, filter_keys.as_slice())?;
+    let counters = limits.numbers.min(abi::MAX_FILTER_NUMBERS);
+    let taken_over = assigned.assign_by(&rules, filter_keys.as_slice(), counters)?;
     let routes = routes(&rules, host);
     assigned.set_sources(&sources(&rules, &routes))?;
 
-    let mut images = Images::default();
+    let mut images = Images { filter_counters_anew: taken_over, ..Images::default() };
     forwards(&rules, &assigned, &routes, host, &mut images);
     tables::tables(&rules, &assigned, states, &live.tables, &mut images)?;
     images.leaving = leaving::images(&assigned, host);

@@ -15,6 +15,7 @@ use crate::{
         ObjectChange, Rules,
     },
     config::rules::render,
+    edit::Edit,
 };
 
 use super::normal::{self, target_key};
@@ -216,22 +217,17 @@ impl FilterKeys {
 
     /// The keys of `rules`: those that [`filter_keys`] finds.
     pub fn of(&self, rules: &FilterRules) -> Self {
-        let [head, tail] = rules.same_ends(&self.rules);
-        let new = &rules[head..rules.len() - tail];
-        let gone = &self.rules[head..self.rules.len() - tail];
-        if new.is_empty() && gone.is_empty() {
+        let edit = rules.edit_of(&self.rules);
+        if edit.is_empty() {
             return Self { rules: rules.clone(), keys: Arc::clone(&self.keys) };
         }
+        let (new, gone) = (&rules[edit.new.clone()], &self.rules[edit.gone.clone()]);
         let few = new.len().max(gone.len()) <= FEW;
-        let kept = || self.keys[..head].iter().chain(&self.keys[self.keys.len() - tail..]);
         // A rule that is there more than once has a key that depends on the others.
-        if !few || [new, gone].iter().any(|rules| !alone(rules, kept())) {
+        if !few || [new, gone].iter().any(|rules| !alone(rules, edit.kept(&self.keys))) {
             return Self { rules: rules.clone(), keys: Arc::new(filter_keys(rules)) };
         }
-        let mut keys = Vec::with_capacity(rules.len());
-        keys.extend_from_slice(&self.keys[..head]);
-        keys.extend(filter_keys(new));
-        keys.extend_from_slice(&self.keys[self.keys.len() - tail..]);
+        let keys = edit.apply(&self.keys, filter_keys(new));
         Self { rules: rules.clone(), keys: Arc::new(keys) }
     }
 }
@@ -340,16 +336,14 @@ fn filters(
     changes: &mut Vec<ObjectChange>,
 ) {
     // Mostly one rule of many is another.
-    let head = before.iter().zip(after).take_while(|(old, new)| old == new).count();
-    let tail =
-        before[head..].iter().rev().zip(after[head..].iter().rev()).take_while(|(a, b)| a == b).count();
-    let (old_rules, new_rules) = (&before[head..before.len() - tail], &after[head..after.len() - tail]);
+    let edit = Edit::between(before, after, |a, b| a == b, |_| 1);
+    let (old_rules, new_rules) = (&before[edit.gone.clone()], &after[edit.new.clone()]);
     let (old, new) = (filter_keys(old_rules), filter_keys(new_rules));
     let place: HashMap<RuleKey, usize> = old.iter().enumerate().map(|(at, key)| (*key, at)).collect();
     let kept: HashSet<RuleKey> = new.iter().copied().collect();
     let mut told: [Vec<(usize, &FilterRule)>; 4] = Default::default();
     for (at, rule) in old_rules.iter().enumerate().filter(|(at, _)| !kept.contains(&old[*at])) {
-        told[0].push((head + at, rule.as_ref()));
+        told[0].push((edit.gone.start + at, rule.as_ref()));
     }
     let was: Vec<Option<usize>> = new.iter().map(|key| place.get(key).copied()).collect();
     // Of those that say the same as before as many as can be are told as unmoved.
@@ -359,13 +353,13 @@ fn filters(
     for (at, rule) in new_rules.iter().enumerate() {
         let kind = match was[at] {
             None => 1,
-            Some(_) if stays[at] => 3,
+            Some(_) if stays[at] && edit.gone.start == edit.new.start => 3,
             Some(_) => 2,
         };
-        told[kind].push((head + at, rule.as_ref()));
+        told[kind].push((edit.new.start + at, rule.as_ref()));
     }
     if unchanged {
-        let same = (0..head).chain(after.len() - tail..after.len());
+        let same = (0..edit.new.start).chain(edit.new.end..after.len());
         told[3].extend(same.map(|at| (at, after[at].as_ref())));
         told[3].sort_by_key(|(at, _)| *at);
     } else {

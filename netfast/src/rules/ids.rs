@@ -15,11 +15,15 @@ mod objects;
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::types::{Endpoint, ErrorBody, ErrorCode, Forward, PortRange, Rules, Snat};
+use crate::{
+    api::types::{Endpoint, ErrorBody, ErrorCode, Forward, PortRange, Rules, Snat},
+    edit::Edit,
+};
 
 use super::diff::{self, RuleKey};
 use free::Free;
@@ -35,7 +39,8 @@ pub struct Ids {
     #[serde(default)]
     snats: Vec<SnatId>,
     echoes: Vec<EchoId>,
-    filters: Vec<FilterId>,
+    /// Shared by all copies: there may be 100,000 of them.
+    filters: Arc<Vec<FilterId>>,
     retired: Vec<Retired>,
 }
 
@@ -72,7 +77,12 @@ impl Ids {
 
     /// Puts other counters of filter rules in the place of these: for the store, which keeps them apart.
     pub fn replace_filters(&mut self, filters: Vec<FilterId>) -> Vec<FilterId> {
-        std::mem::replace(&mut self.filters, filters)
+        Arc::unwrap_or_clone(std::mem::replace(&mut self.filters, Arc::new(filters)))
+    }
+
+    /// The identifiers, but for the counters of filter rules: see [`Self::replace_filters`].
+    pub fn without_filters(&self) -> Self {
+        Self { filters: Arc::default(), ..self.clone() }
     }
 
     /// Indexes that wait to be [released](Self::release).
@@ -126,19 +136,25 @@ impl Ids {
     /// # Errors
     /// When every index is in use or retired. The identifiers are then half assigned: assign to a copy.
     pub fn assign(&mut self, rules: &Rules) -> Result<(), ErrorBody> {
-        self.assign_by(rules, &diff::filter_keys(&rules.filters))
+        self.assign_by(rules, &diff::filter_keys(&rules.filters), Kind::Filter.limit()).map(drop)
     }
 
-    /// [`Self::assign`], where the keys of the filter rules are known ([`diff::filter_keys`]).
+    /// [`Self::assign`], where the keys of the filter rules are known ([`diff::filter_keys`]) and so many of their counters fit. Gives
+    /// the counters that another rule has from now on.
     ///
     /// # Errors
     /// As [`Self::assign`].
-    pub fn assign_by(&mut self, rules: &Rules, keys: &[RuleKey]) -> Result<(), ErrorBody> {
+    pub fn assign_by(
+        &mut self,
+        rules: &Rules,
+        keys: &[RuleKey],
+        counters: u32,
+    ) -> Result<Vec<u32>, ErrorBody> {
         let mut free = Free::of(self);
         self.assign_forwards(&rules.forwards, &mut free)?;
         self.assign_snats(rules, &mut free)?;
         self.assign_echoes(rules, &mut free)?;
-        self.assign_filters(rules, keys, &mut free)
+        self.assign_filters(rules, keys, counters, &mut free)
     }
 
     fn assign_forwards(&mut self, forwards: &[Forward], free: &mut Free) -> Result<(), ErrorBody> {
@@ -309,31 +325,55 @@ impl Ids {
         Ok(())
     }
 
-    fn assign_filters(&mut self, rules: &Rules, keys: &[RuleKey], free: &mut Free) -> Result<(), ErrorBody> {
+    fn assign_filters(
+        &mut self,
+        rules: &Rules,
+        keys: &[RuleKey],
+        counters: u32,
+        free: &mut Free,
+    ) -> Result<Vec<u32>, ErrorBody> {
         // Nothing but the live rule set refers to a counter. Those of what goes are given out only if there are no others, so
         // that the last packets under the old rules hardly ever count for a new one.
         let mut keys = keys.to_vec();
         keys.extend(rules.policies.iter().map(diff::policy_key));
-        let kept = self.filters.iter().zip(&keys).take_while(|(old, key)| old.key == **key).count();
-        let mut old: HashMap<RuleKey, FilterId> =
-            self.filters.drain(kept..).map(|filter| (filter.key, filter)).collect();
-        let known: Vec<Option<FilterId>> = keys[kept..].iter().map(|key| old.remove(key)).collect();
+        let before: Vec<RuleKey> = self.filters.iter().map(|filter| filter.key).collect();
+        // After a start with smaller tables, some may be beyond them.
+        let fit = self.filters.iter().all(|filter| filter.index < counters);
+        let edit = if fit {
+            Edit::between(&before, &keys, RuleKey::eq, |_| 1)
+        } else {
+            Edit::of_all(before.len(), keys.len())
+        };
+        if edit.is_empty() {
+            return Ok(Vec::new());
+        }
+        let went = self.filters[edit.gone.clone()].iter().filter(|filter| filter.index < counters);
+        let mut old: HashMap<RuleKey, FilterId> = went.map(|filter| (filter.key, filter.clone())).collect();
+        let come = &keys[edit.new.clone()];
+        let known: Vec<Option<FilterId>> = come.iter().map(|key| old.remove(key)).collect();
         let mut gone: Vec<u32> = old.into_values().map(|filter| filter.index).collect();
         gone.sort_unstable_by(|a, b| b.cmp(a));
-        for (&key, known) in keys[kept..].iter().zip(known) {
+        let (mut ids, mut taken_over) = (Vec::with_capacity(come.len()), Vec::new());
+        for (&key, known) in come.iter().zip(known) {
             let id = match known {
                 Some(id) => id,
                 None => {
-                    let index = match free.take_number(Kind::Filter) {
-                        Ok(index) => index,
-                        Err(full) => gone.pop().ok_or(full)?,
+                    let unused = free.take_number(Kind::Filter).ok().filter(|index| *index < counters);
+                    let index = match unused {
+                        Some(index) => index,
+                        None => {
+                            let index = gone.pop().ok_or_else(|| too_many(counters))?;
+                            taken_over.push(index);
+                            index
+                        }
                     };
                     FilterId { key, index }
                 }
             };
-            self.filters.push(id);
+            ids.push(id);
         }
-        Ok(())
+        self.filters = Arc::new(edit.apply(&self.filters, ids));
+        Ok(taken_over)
     }
 
     fn retire(&mut self, kind: Kind, index: u16, uid: u32, name: String) {
@@ -367,5 +407,17 @@ impl Ids {
             field: None,
         })?;
         Ok(self.last_uid)
+    }
+}
+
+/// There are no more counters than that.
+fn too_many(counters: u32) -> ErrorBody {
+    let rule = u64::from(counters) + 1;
+    ErrorBody {
+        code: ErrorCode::Rejected,
+        message: format!(
+            "the rules do not fit: filter rule {rule} is beyond the limit of {counters} ([tables] filter_rules in agent.toml)"
+        ),
+        field: Some(format!("filter[{rule}]")),
     }
 }

@@ -38,6 +38,8 @@ pub struct Images {
     pub rules: Rules,
     /// The keys of the filter rules among them.
     pub filter_keys: FilterKeys,
+    /// Its counters that another rule has from now on: they begin anew with the first publication.
+    pub filter_counters_anew: Vec<u32>,
     /// What its limits let through.
     pub filter_rates: Vec<abi::FilterRate>,
     /// Look-up tables of all forwards.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
     net::IpAddr,
+    ops::Range,
 };
 
 use ipnet::IpNet;
@@ -111,8 +112,9 @@ pub fn validate(rules: &Rules) -> Result<(), ErrorBody> {
 
 /// [`validate`], beside rules that are valid: what is the same as there is not looked at again where that takes long.
 pub fn validate_beside(rules: &Rules, valid: &Rules) -> Result<(), ErrorBody> {
-    let same = if rules.sets == valid.sets { rules.filters.same_ends(&valid.filters) } else { [0; 2] };
-    match found(rules, same).into_iter().next() {
+    let same = rules.sets == valid.sets;
+    let unknown = if same { rules.filters.edit_of(&valid.filters).new } else { 0..rules.filters.len() };
+    match found(rules, unknown).into_iter().next() {
         Some(problem) => Err(problem.into_error(rules)),
         None => Ok(()),
     }
@@ -120,11 +122,11 @@ pub fn validate_beside(rules: &Rules, valid: &Rules) -> Result<(), ErrorBody> {
 
 /// Everything that is wrong with rules.
 pub fn problems(rules: &Rules) -> Vec<Problem> {
-    found(rules, [0; 2])
+    found(rules, 0..rules.filters.len())
 }
 
-/// `valid`: so many filter rules at the beginning and at the end are known to be right.
-fn found(rules: &Rules, valid: [usize; 2]) -> Vec<Problem> {
+/// `unknown`: the filter rules that are not known to be right, each by itself.
+fn found(rules: &Rules, unknown: Range<usize>) -> Vec<Problem> {
     let mut check = Check::default();
     check.limits(rules);
     check.forwards(rules);
@@ -133,7 +135,7 @@ fn found(rules: &Rules, valid: [usize; 2]) -> Vec<Problem> {
         check.echo(at, echo);
     }
     check.sets(rules);
-    check.filters(rules, valid);
+    check.filters(rules, &unknown);
     check.policies(rules);
     check.overlaps(rules);
     check.problems

@@ -17,14 +17,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Document, SCHEMA};
-use crate::{api::types::FilterRule, rules::ids::FilterId};
+use crate::{api::types::FilterRule, edit::Edit, rules::ids::FilterId};
 
 /// A document with fewer filter rules is written as a whole with every change.
 pub(super) const LARGE: usize = 1000;
 /// A change that takes more bytes is written as a whole document.
 const LARGEST: usize = 256 << 10;
-/// So many changes are appended before the document is written as a whole again.
-const MOST: u32 = 512;
+/// So many changes are appended before the document is written as a whole again, and more to a larger document: one for so many
+/// of its filter rules.
+const MOST: usize = 512;
+const RULES_A_CHANGE: usize = 16;
 
 /// What the first line says.
 #[derive(Serialize, Deserialize)]
@@ -45,26 +47,26 @@ struct Change {
     ids: Splice<FilterId>,
 }
 
-/// What is different of a list: from `at` on, `remove` elements are replaced.
+/// What is different of a list: from `at` on, `remove` elements go, and others come there, or at `into` of what is left.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Splice<T> {
     at: usize,
     remove: usize,
     insert: Vec<T>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    into: Option<usize>,
 }
 
 impl<T: PartialEq + Clone> Splice<T> {
     fn between(old: &[T], new: &[T]) -> Option<Self> {
-        let same = old.iter().zip(new).take_while(|(old, new)| old == new).count();
-        let rest = old.len().min(new.len()) - same;
-        let behind = old.iter().rev().zip(new.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
-        let insert = &new[same..new.len() - behind];
+        let Edit { gone, new: come, .. } = Edit::between(old, new, T::eq, |_| 1);
         // Some hundred bytes each: larger ones are not even tried.
-        (insert.len() <= LARGEST / 64).then(|| Self {
-            at: same,
-            remove: old.len() - behind - same,
-            insert: insert.to_vec(),
+        (come.len() <= LARGEST / 64).then(|| Self {
+            at: gone.start,
+            remove: gone.len(),
+            into: (come.start != gone.start).then_some(come.start),
+            insert: new[come].to_vec(),
         })
     }
 
@@ -73,7 +75,15 @@ impl<T: PartialEq + Clone> Splice<T> {
         if range.end > list.len() {
             return Err(format!("it changes elements up to {} of {}", range.end, list.len()));
         }
-        list.splice(range, self.insert);
+        let Some(into) = self.into else {
+            list.splice(range, self.insert);
+            return Ok(());
+        };
+        list.drain(range);
+        if into > list.len() {
+            return Err(format!("it puts elements at {into} of {}", list.len()));
+        }
+        list.splice(into..into, self.insert);
         Ok(())
     }
 }
@@ -95,7 +105,7 @@ pub(super) struct Journal {
     last: Document,
     /// The file, once there is a change, and how much of it counts.
     file: Option<(File, u64)>,
-    changes: u32,
+    changes: usize,
 }
 
 impl Journal {
@@ -106,10 +116,11 @@ impl Journal {
 
     /// Appends what is different in `document` and syncs it. `None`: that is too much, or too often; nothing was done.
     pub(super) fn append(&mut self, path: &Path, document: &Document) -> Option<io::Result<()>> {
-        if self.changes >= MOST || document.intent.rules.filters.len() < LARGE {
+        let rules = document.intent.rules.filters.len();
+        if self.changes >= MOST.max(rules / RULES_A_CHANGE) || rules < LARGE {
             return None;
         }
-        let mut rest = Document {
+        let rest = Document {
             schema: document.schema,
             intent: crate::api::types::Intent {
                 revision: document.intent.revision,
@@ -119,9 +130,8 @@ impl Journal {
                     ..document.intent.rules.clone()
                 },
             },
-            ids: document.ids.clone(),
+            ids: document.ids.without_filters(),
         };
-        rest.ids.replace_filters(Vec::new());
         let change = Change {
             document: rest,
             filters: Splice::between(&self.last.intent.rules.filters, &document.intent.rules.filters)?,

@@ -91,6 +91,8 @@ impl Owner {
             self.optimiser.submit(&images.filter, datapath.filter_limits());
         }
         (self.intent, self.ids, self.images) = (intent, ids, images);
+        // The same images may be published again.
+        self.images.filter_counters_anew.clear();
         self.shared.health.follow(&self.intent.rules.forwards);
         // What ends and what still goes on is told soon: somebody may wait for it.
         if removed || drains {

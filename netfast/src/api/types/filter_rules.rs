@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::*;
+use crate::edit::Edit;
 
 /// Filter rules in order. There may be 100,000 of them: a clone shares list and rules with the original until one of the two
 /// changes, and lists that are the same one are equal without being compared.
@@ -19,15 +20,12 @@ impl FilterRules {
         self.0.is_empty()
     }
 
-    /// How many rules at the beginning and behind them at the end are the very same ones as in `other`.
-    pub fn same_ends(&self, other: &Self) -> [usize; 2] {
+    /// How `other` becomes these rules. Rules are the same only if they are the very same ones.
+    pub fn edit_of(&self, other: &Self) -> Edit {
         if Arc::ptr_eq(&self.0, &other.0) {
-            return [self.len(), 0];
+            return Edit::none(self.len());
         }
-        let same = |(a, b): &(&Arc<FilterRule>, &Arc<FilterRule>)| Arc::ptr_eq(a, b);
-        let head = self.iter().zip(other.iter()).take_while(same).count();
-        let tail = self[head..].iter().rev().zip(other[head..].iter().rev()).take_while(same).count();
-        [head, tail]
+        Edit::between(other, self, Arc::ptr_eq, |_| 1)
     }
 }
 
@@ -84,16 +82,21 @@ mod tests {
         let rules: FilterRules = (0..5).map(|_| Arc::new(FilterRule::default())).collect();
         let mut other = rules.clone();
         assert!(Arc::ptr_eq(&rules.0, &other.0));
-        assert_eq!([5, 0], other.same_ends(&rules));
+        assert!(other.edit_of(&rules).is_empty());
         other.remove(2);
         assert_eq!((5, 4), (rules.len(), other.len()));
-        assert_eq!(
-            [2, 2],
-            other.same_ends(&rules),
-            "equal ones, but not the same: the removed one is told apart"
-        );
+        let edit = other.edit_of(&rules);
+        let told = "equal ones, but not the same: the removed one is told apart";
+        assert_eq!((2..3, 2..2), (edit.gone, edit.new), "{told}");
         other.push(Arc::new(FilterRule::default()));
-        assert_eq!([2, 0], other.same_ends(&rules));
-        assert_eq!([0, 0], FilterRules::default().same_ends(&rules));
+        let edit = other.edit_of(&rules);
+        assert_eq!((2..3, 4..5, false), (edit.gone.clone(), edit.new.clone(), edit.is_move()), "{told}");
+        let mut moved = rules.clone();
+        let rule = moved.remove(0);
+        moved.insert(3, rule);
+        let edit = moved.edit_of(&rules);
+        assert_eq!((0..1, 3..4, true), (edit.gone.clone(), edit.new.clone(), edit.is_move()));
+        let edit = FilterRules::default().edit_of(&rules);
+        assert_eq!((0..5, 0..0), (edit.gone, edit.new));
     }
 }

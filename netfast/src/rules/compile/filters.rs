@@ -1,6 +1,6 @@
 //! Filter rules to what the program matches.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use netfast_common::abi;
 
@@ -31,7 +31,8 @@ pub(super) fn compile(
 ) -> Result<(), ErrorBody> {
     let mut expanded = expand(rules, ids, host, &mut images.warnings)?;
     images.filter_rates = std::mem::take(&mut expanded.limits);
-    let rule_at = |at: usize| expanded.positions.get(at).map_or(0, |position| *position as usize);
+    let positions = expanded.positions;
+    let rule_at = |at: usize| positions.get(at).map_or(0, |position| *position as usize);
     if expanded.rules.len() > abi::MAX_FILTER_RULES as usize {
         let at = rule_at(abi::MAX_FILTER_RULES as usize);
         return Err(ErrorBody {
@@ -44,8 +45,9 @@ pub(super) fn compile(
             field: Some(format!("filter[{}]", at + 1)),
         });
     }
-    let compiled =
-        live.update(&expanded.rules, limits).unwrap_or_else(|| classifier::compile(&expanded.rules, limits));
+    let matches = Arc::new(expanded.rules);
+    let anew = || classifier::compile_while(&matches, limits, &|| true).unwrap_or(Ok(Compiled::default()));
+    let compiled = live.update_to(&matches, limits).unwrap_or_else(anew);
     images.filter = compiled.map_err(|error| {
         let (Refused::Number { rule, .. }
         | Refused::Steps { rule, .. }

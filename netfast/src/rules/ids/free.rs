@@ -47,7 +47,7 @@ impl Free {
         }
         ids.echoes.iter().for_each(|e| free.mark(Kind::Echo, e.index.into()));
         let counters = free.kinds.entry(Kind::Filter).or_default();
-        for filter in &ids.filters {
+        for filter in ids.filters.iter() {
             counters.take(filter.index);
         }
         ids.retired.iter().for_each(|r| free.mark(r.kind, r.index.into()));

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use super::{any_rules, echo, filters, forward, rules, target};
 use crate::{
     api::types::{ForwardMode, Rules, Transport},
-    rules::ids::{Ids, Kind},
+    rules::{
+        diff,
+        ids::{Ids, Kind},
+    },
 };
 
 fn assigned(mut ids: Ids, rules: &Rules) -> Ids {
@@ -137,6 +140,26 @@ fn filter_counters_follow_names_and_contents() {
     };
     let ids = assigned(assigned(assigned(Ids::default(), &list(0)), &list(512)), &list(0));
     assert_eq!(ids.filters().len(), 512);
+    // Also where few counters are left: then those of what goes are taken over, and begin anew.
+    let by = |ids: &Ids, rules: &Rules, counters| {
+        let mut ids = ids.clone();
+        let taken_over = ids.assign_by(rules, &diff::filter_keys(&rules.filters), counters);
+        taken_over.map(|taken_over| (ids, taken_over))
+    };
+    let first = assigned(Ids::default(), &list(0));
+    let (second, taken_over) = by(&first, &list(512), 600).unwrap();
+    assert_eq!((0..600 - 512).len(), second.filters().iter().filter(|filter| filter.index >= 512).count());
+    assert_eq!(2 * 512 - 600, taken_over.len());
+    let indexes: BTreeSet<u32> = second.filters().iter().map(|filter| filter.index).collect();
+    assert!(indexes.len() == 512 && indexes.iter().all(|index| *index < 600));
+    assert!(taken_over.iter().all(|index| first.filters()[*index as usize].index == *index));
+    assert_eq!(by(&second, &list(512), 600).unwrap(), (second.clone(), Vec::new()), "nothing is new");
+    // Tables that are smaller than they were: what is beyond them gets another counter.
+    let (third, taken_over) = by(&second, &list(512), 512).unwrap();
+    assert!(third.filters().iter().all(|filter| filter.index < 512) && taken_over.is_empty());
+    let error = by(&second, &list(512), 511).unwrap_err();
+    assert!(error.message.contains("filter rule 512 is beyond the limit of 511"), "{}", error.message);
+    assert_eq!(Some("filter[512]"), error.field.as_deref());
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The filter as a whole: names, sets, policies, and whether it fits.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use crate::{
     api::types::Rules,
@@ -36,8 +39,7 @@ impl Check {
         }
     }
 
-    pub(super) fn filters(&mut self, rules: &Rules, [head, tail]: [usize; 2]) {
-        let unknown = head..rules.filters.len() - tail;
+    pub(super) fn filters(&mut self, rules: &Rules, unknown: &Range<usize>) {
         let sets: filter::Sets<'_> = rules.sets.iter().map(|set| (set.name.as_str(), set)).collect();
         let mut names: HashMap<&str, usize> = HashMap::new();
         let mut boxes = 0;

@@ -49,14 +49,24 @@ fn small_changes_of_a_large_document_are_appended() {
     let whole = fs::read(store.path()).unwrap();
     assert_eq!(3, fs::read_to_string(&path).unwrap().lines().count());
     assert_eq!(load(directory.path()).unwrap(), Some(third.clone()));
+    // A rule that moves over all others is told as that.
+    let mut rules = third.intent.rules.filters.to_vec();
+    let moved = rules.remove(3);
+    rules.push(moved);
+    let third = document(4, rules, Some(&third));
+    store.save(&third).unwrap();
+    let journal = fs::read_to_string(&path).unwrap();
+    assert_eq!(4, journal.lines().count());
+    assert!(journal.lines().last().unwrap().len() < 1000);
+    assert_eq!(load(directory.path()).unwrap(), Some(third.clone()));
     // A large change is a document of its own, and the journal is gone.
-    let next = document(4, (5000..5000 + 5 * LARGE).map(rule).collect(), Some(&third));
+    let next = document(5, (5000..5000 + 5 * LARGE).map(rule).collect(), Some(&third));
     store.save(&next).unwrap();
     assert_ne!(whole, fs::read(store.path()).unwrap());
     assert!(!path.exists());
     assert_eq!(load(directory.path()).unwrap(), Some(next.clone()));
     // So is what becomes small.
-    let small = document(5, vec![rule(1)], Some(&next));
+    let small = document(6, vec![rule(1)], Some(&next));
     store.save(&small).unwrap();
     assert!(!path.exists());
     assert_eq!(load(directory.path()).unwrap(), Some(small));
@@ -82,7 +92,7 @@ fn any_changes_come_back() {
             0 if rules.len() > LARGE => drop(rules.remove(at)),
             1 => {
                 let moved = rules.remove(at);
-                rules.insert((at + below(9)).min(rules.len()), moved);
+                rules.insert(below(rules.len() + 1), moved);
             }
             2 => rules[at] = rule(10_000 + revision as usize),
             _ => rules.insert(at, rule(20_000 + revision as usize)),
