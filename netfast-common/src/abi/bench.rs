@@ -94,8 +94,13 @@ pub struct Stream {
     pub mask: u32,
     /// Number of elements of the map `SEQUENCE` minus one (a power of two minus one), if flows come in its order; else 0.
     pub sequence: u32,
-    /// First client address, host order; flow `n` is of address `n & 255`, port `FIRST_PORT + n / 256`.
+    /// First client address, host order; the lowest bits of a flow's number tell which it is of, those above them are added to
+    /// `FIRST_PORT`.
     pub address: u32,
+    /// How many bits these are: [`STREAM_ADDRESS_BITS`] mostly.
+    pub address_bits: u32,
+    /// Distance between two of the addresses, as shift.
+    pub address_shift: u32,
     /// Sum of the IPv4 header's words without source address and checksum, not folded.
     pub ip_sum: u32,
     /// Sum of the words of UDP's pseudo header, header and payload without source address, source port and checksum.
@@ -112,7 +117,7 @@ pub const SINK_DROPS: u32 = 0;
 /// The sink answers: it sends UDP datagrams back with addresses and ports exchanged.
 pub const SINK_ANSWERS: u32 = 1;
 
-pod!(Stream => 96, TraceFrame => 80, TraceState => 8, Plan => 96, ReferenceKey => 16, ReferenceFlow => 32);
+pod!(Stream => 104, TraceFrame => 80, TraceState => 8, Plan => 96, ReferenceKey => 16, ReferenceFlow => 32);
 
 /// Bytes before a live frame that its generator takes away. BPF_PROG_TEST_RUN begins a live frame 48 bytes behind the start of a line of the CPU's
 /// cache (its `struct xdp_page_head` has 112 bytes and 256 of headroom follow), so that the MAC addresses would be in one line and

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use netfast_common::abi::bench::{FIRST_PORT, LIVE_PAD, SINK_ANSWERS, STREAM_ADDRESS_BITS, Stream};
+use netfast_common::abi::bench::{FIRST_PORT, LIVE_PAD, SINK_ANSWERS, Stream};
 
 use crate::programs::{load, store};
 
@@ -55,8 +55,9 @@ pub fn bench_generate(ctx: XdpContext) -> u32 {
         stream.position = stream.position.wrapping_add(1);
         SEQUENCE.get(stream.position & stream.sequence).copied().unwrap_or(0)
     };
-    let address = stream.address + (flow & ((1 << STREAM_ADDRESS_BITS) - 1));
-    let port = FIRST_PORT + (flow >> STREAM_ADDRESS_BITS);
+    let of_address = flow & 1u32.wrapping_shl(stream.address_bits).wrapping_sub(1);
+    let address = stream.address + of_address.wrapping_shl(stream.address_shift);
+    let port = FIRST_PORT + flow.wrapping_shr(stream.address_bits);
     let varies = (address >> 16) + (address & 0xffff);
     let mut i = 0;
     while i < 8 {

@@ -13,7 +13,7 @@ use netfast::classifier::{Addresses, Ports, Rule, classbench::Header};
 use crate::{
     classify::frame,
     measure::median,
-    rules::road::{Generator, IN, Road, nft, rate},
+    road::{Generator, IN, Road, nft, rate},
 };
 
 /// More rules are not given to nftables: a packet takes milliseconds then.

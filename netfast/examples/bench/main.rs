@@ -20,6 +20,7 @@ mod measure;
 mod netns;
 mod output;
 mod report;
+mod road;
 mod rules;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -48,13 +49,13 @@ enum What {
     Classify(classify::Args),
     /// Packets a second through veth pairs: netfast beside bare XDP programs, the kernel and nftables.
     Live(live::Args),
-    /// Filter rules in live traffic over veth: netfast, nftables rule by rule, a set of nftables; draws them.
+    /// What filter rules cost live traffic, against their number: netfast, nftables rule by rule, a set of nftables.
     Rules(rules::Args),
     /// Health checks of 10,000 targets: CPU, memory, delay; look-up tables after a change of health.
     Health(health::Args),
     /// The agent: changes, apply, scrapes, memory, ageing and restarts, with many rules and a million flows.
     Control(control::Args),
-    /// Everything: prog, live, control, ageing and a made-up rule set for classify.
+    /// Everything: prog, live, rules, control, ageing and a made-up rule set for classify.
     All(AllArgs),
     /// Compare ratios of the program alone with the committed table; a noisy machine's answer is "void".
     Check(check::Args),
@@ -177,6 +178,7 @@ fn all(args: &AllArgs) -> Result<bool> {
         let mut lines: Vec<Vec<&str>> = vec![
             vec!["prog", "--rounds", &rounds, "--flows", flows],
             vec!["live", "--rounds", &rounds],
+            vec!["rules", "--rounds", &rounds],
             [&["control"], control].concat(),
         ];
         let counts: &[&str] = if args.quick { &["10", "1000"] } else { &["10", "1000", "10000", "100000"] };

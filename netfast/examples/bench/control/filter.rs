@@ -22,8 +22,8 @@ use crate::{
     live::agent::Agent,
 };
 
-/// Changes of each kind.
-const CHANGES: usize = 40;
+/// Changes of each kind, most of them at one place: more than halves of a gap between two orders.
+const CHANGES: usize = 200;
 /// Packets that are explained.
 const PACKETS: usize = 40;
 
@@ -82,11 +82,19 @@ pub fn measure(agent: &Agent, rules: u32, mut say: impl FnMut(Value)) -> Result<
 type Kind = (&'static str, fn(usize, usize) -> Operation);
 
 /// What is changed: of so many rules, the change of this number.
-const CHANGE_KINDS: [Kind; 4] = [
+const CHANGE_KINDS: [Kind; 6] = [
     ("filter_add", |_, number| Operation::FilterAdd { rule: one(number), position: None }),
     ("filter_insert", |rules, number| Operation::FilterAdd {
         rule: one(CHANGES + number),
         position: Some(rules / 2),
+    }),
+    ("filter_insert_behind", |rules, number| Operation::FilterAdd {
+        rule: one(2 * CHANGES + number),
+        position: Some(rules / 4 + number),
+    }),
+    ("filter_insert_front", |_, number| Operation::FilterAdd {
+        rule: one(3 * CHANGES + number),
+        position: Some(1),
     }),
     ("filter_move", |rules, number| Operation::FilterMove {
         rule: (number * rules / CHANGES + 1).to_string(),
@@ -99,7 +107,7 @@ const CHANGE_KINDS: [Kind; 4] = [
 
 /// A rule that is not there yet.
 fn one(number: usize) -> FilterRule {
-    let net = ipnet::Ipv4Net::from(std::net::Ipv4Addr::new(203, 0, 113, number as u8));
+    let net = ipnet::Ipv4Net::from(std::net::Ipv4Addr::from_bits(0xcb00_7100 + number as u32));
     FilterRule {
         src: Some(Many::One(types::Addresses::Net(net.into()))),
         proto: Some(Many::One(Protocol(17))),
@@ -223,7 +231,7 @@ fn analysis(agent: &Agent, rules: u32, change: &impl Fn(Operation) -> Result<f64
         let (mut slowest, mut changes) = (0.0f64, 0);
         let mut changed = Ok(());
         while !ended.load(Ordering::Relaxed) && changed.is_ok() {
-            let operation = Operation::FilterAdd { rule: one(2 * CHANGES + changes % 100), position: None };
+            let operation = Operation::FilterAdd { rule: one(4 * CHANGES + changes), position: None };
             changed = change(operation).map(|time| slowest = slowest.max(time));
             changes += 1;
         }

@@ -132,9 +132,15 @@ fn flows(world: &mut World, args: &Args, cpu: usize, mut say: impl FnMut(Value))
 }
 
 /// Row, figure, at most.
-const MARKS: [(&str, &str, f64); 9] = [
+const MARKS: [(&str, &str, f64); 15] = [
     ("control/filter_load_100k", "seconds", 1.5),
     ("control/filter_add_100k", "milliseconds", 50.0),
+    ("control/filter_add_100k", "most_milliseconds", 50.0),
+    ("control/filter_insert_100k", "most_milliseconds", 50.0),
+    ("control/filter_insert_behind_100k", "most_milliseconds", 50.0),
+    ("control/filter_insert_front_100k", "most_milliseconds", 50.0),
+    ("control/filter_move_100k", "most_milliseconds", 50.0),
+    ("control/filter_delete_100k", "most_milliseconds", 50.0),
     ("control/explain_100k", "milliseconds", 50.0),
     ("control/apply_1000x10", "seconds", 1.0),
     ("control/scrape", "milliseconds", 100.0),

@@ -75,16 +75,10 @@ fn resident(agent: &Agent) -> Result<[f64; 3]> {
 
 /// The agent's CPU time while nothing happens for a while but that flows age.
 pub fn ageing(agent: &Agent, flows: u64, idle: Duration) -> Result<Value> {
-    let ticks = || -> Result<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", agent.pid()))?;
-        // The name in parentheses may hold anything; user and system time are the 12th and 13th after it.
-        let rest = text.rsplit(')').next().unwrap_or_default();
-        Ok(rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum())
-    };
-    let (began, before) = (Instant::now(), ticks()?);
+    let (began, before) = (Instant::now(), agent.cpu_time()?);
     std::thread::sleep(idle);
     // Linux tells user space in hundredths of a second.
-    let busy = (ticks()? - before) as f64 / 100.0;
+    let busy = (agent.cpu_time()? - before) as f64 / 100.0;
     let share = busy / began.elapsed().as_secs_f64();
     Ok(json!({ "name": "control/ageing", "flows": flows, "share_of_a_core": (share * 1e4).round() / 1e4 }))
 }

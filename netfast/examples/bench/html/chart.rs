@@ -16,8 +16,10 @@ const COLOURS: [&str; 8] =
 
 /// A line.
 pub struct Series {
-    name: String,
-    colour: &'static str,
+    /// What it is of.
+    pub name: String,
+    /// Its colour.
+    pub colour: &'static str,
     /// Points by their x.
     pub points: Vec<(f64, f64)>,
 }
@@ -52,7 +54,7 @@ fn step(most: f64) -> f64 {
 }
 
 /// `12`, `0.25`, `32k`, `1M`.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     let trim = |text: String| {
         if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
     };
@@ -66,7 +68,7 @@ fn short(value: f64) -> String {
 }
 
 /// A number of things: powers of two as people call them.
-fn count(value: f64) -> String {
+pub fn count(value: f64) -> String {
     let whole = value as u64;
     match whole {
         0..1024 => short(value),
@@ -194,6 +196,7 @@ pub fn bars(bars: &[Bar], unit: &str) -> Option<String> {
     Some(svg + "</svg>")
 }
 
-fn open(height: f64) -> String {
+/// The beginning of a picture.
+pub fn open(height: f64) -> String {
     format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" xmlns=\"http://www.w3.org/2000/svg\">")
 }

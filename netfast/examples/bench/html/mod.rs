@@ -1,6 +1,7 @@
 //! One page of a run's results: charts as inline SVG, tables, nothing from elsewhere.
 
 mod chart;
+mod log;
 
 use std::fmt::Write as _;
 
@@ -84,6 +85,12 @@ fn charts(results: &[Value]) -> Vec<(&'static str, &'static str, Option<String>)
             lines(&live_rules(results), "rules", "Mpps"),
         ),
         (
+            "Nanoseconds that filter rules take of a packet, live",
+            "Rules that match nothing; routed packets, net of the same box without rules. Uncached: the filter is asked for each. \
+             Lower is better.",
+            rules(results),
+        ),
+        (
             "Nanoseconds of the filter against rules",
             "Packets of no flow, nothing cached, net of an empty filter. Lower is better.",
             lines(&classify(results), "rules", "ns"),
@@ -128,6 +135,42 @@ fn live_rules(results: &[Value]) -> Vec<Series> {
         Series::new(number, name, points)
     };
     kinds.into_iter().enumerate().map(line).filter(|line| line.points.len() > 1).collect()
+}
+
+/// What `bench rules` has measured.
+fn rules(results: &[Value]) -> Option<String> {
+    let kinds = [
+        ("rules/nft_linear_", "", "nftables, one by one", 2),
+        ("rules/nft_set_", "", "nftables, one set", 3),
+        ("rules/netfast_", "_uncached", "netfast, uncached", 1),
+        ("rules/netfast_", "_cached", "netfast, cached", 6),
+    ];
+    let line = |(before, behind, name, colour): (&str, &str, &str, usize)| {
+        let points: Vec<(f64, f64)> = results
+            .iter()
+            .filter(|row| {
+                row["name"].as_str().is_some_and(|name| name.starts_with(before) && name.ends_with(behind))
+            })
+            .filter_map(|row| Some((row["rules"].as_f64()?, row["net_ns"].as_f64()?)))
+            .collect();
+        Series::new(colour, name, points)
+    };
+    let series: Vec<Series> = kinds.into_iter().map(line).filter(|line| line.points.len() > 1).collect();
+    let resolution = results.iter().find_map(|row| row["resolution_ns"].as_f64())?;
+    log::lines(
+        &series,
+        ("rules", "ns a packet, net of no rules"),
+        resolution.max(1.0),
+        &format!("not told from no rules: two turns of one case differ by {resolution:.0} ns"),
+    )
+}
+
+/// The chart of `bench rules` as a file of its own.
+pub fn rules_picture(results: &[Value]) -> Option<String> {
+    let svg = rules(results)?;
+    let head = svg.find('>')? + 1;
+    let style = format!("<style>{STYLE}</style><rect width=\"100%\" height=\"100%\" fill=\"var(--back)\"/>");
+    Some(format!("{}{style}{}\n", &svg[..head], &svg[head..]))
 }
 
 fn is_ours(name: &str) -> bool {

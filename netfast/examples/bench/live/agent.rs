@@ -12,7 +12,7 @@ use netfast::api::types::Status;
 use serde::de::DeserializeOwned;
 
 use super::kernel;
-use crate::netns::{Namespace, Process, Testbed};
+use crate::netns::{Namespace, Process, Testbed, wait_for};
 
 /// Longest time that a start may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -91,6 +91,27 @@ impl Agent {
         self.process = spawn(&self.binary, &self.namespace, &self.config, &self.name, self.cpu)?;
         self.wait_ready()?;
         Ok(began.elapsed())
+    }
+
+    /// Waits until it works on nothing any more: after many filter rules it looks for better trees for a while.
+    pub fn wait_rest(&self) -> Result<()> {
+        let mut before = self.cpu_time()?;
+        wait_for("the agent to rest", PATIENCE, || {
+            // The build begins half a second after the last change.
+            std::thread::sleep(Duration::from_secs(1));
+            let now = self.cpu_time()?;
+            let rests = now - before <= 5;
+            before = now;
+            Ok(rests.then_some(()))
+        })
+    }
+
+    /// Its CPU time so far, in hundredths of a second.
+    pub fn cpu_time(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // The name in parentheses may hold anything; user and system time are the 12th and 13th after it.
+        let rest = text.rsplit(')').next().unwrap_or_default();
+        Ok(rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum())
     }
 
     /// Its process id.

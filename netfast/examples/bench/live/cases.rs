@@ -17,6 +17,8 @@ pub struct Case {
     pub zipf: bool,
     /// Flows must be made and answered before they count.
     pub flows_first: bool,
+    /// Packets come from half a million addresses of the rules' range, not from 256 others.
+    pub spread: bool,
     /// CPUs that generate (and, in boxes with queues, receive).
     pub generators: usize,
 }
@@ -30,12 +32,13 @@ const MANY: u32 = 1 << 20;
 
 /// A case with 1,024 flows from one generator.
 pub const fn case(name: &'static str, kind: Kind, to: (std::net::Ipv4Addr, u16)) -> Case {
-    Case { name, kind, to, flows: FLOWS, zipf: false, flows_first: false, generators: 1 }
+    Case { name, kind, to, flows: FLOWS, zipf: false, flows_first: false, spread: false, generators: 1 }
 }
 
 const DNS: (std::net::Ipv4Addr, u16) = (SERVICE, 53);
 const ECHO: (std::net::Ipv4Addr, u16) = (SERVICE, 7);
-const ROUTED: (std::net::Ipv4Addr, u16) = (TARGET, 5353);
+/// A target behind a router.
+pub const ROUTED: (std::net::Ipv4Addr, u16) = (TARGET, 5353);
 
 /// All cases, in the order of their turns: those that are compared stand beside each other.
 pub const CASES: &[Case] = &[

@@ -142,7 +142,8 @@ fn document(turns: &Turns, chosen: &[&Case]) -> Value {
             })
         })
         .collect();
-    let aa = turns.aa();
+    let twice: Vec<&str> = cases::TWICE.iter().map(|(name, _)| *name).collect();
+    let aa = turns.aa(&twice);
     json!({
         "schema": 1,
         "machine": report::machine(),

@@ -2,12 +2,17 @@
 
 use std::net::Ipv4Addr;
 
-use netfast_common::abi::bench::Stream;
+use netfast_common::abi::bench::{STREAM_ADDRESS_BITS, Stream};
 
 use crate::generate::Numbers;
 
 /// First client address of the first CPU's generator; each has 256.
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+
+/// First address of those beside the filter's rules: every other one of a range of 2^20.
+pub const BESIDE: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 0);
+/// Number of them, as shift; so many flows have addresses of their own.
+pub const BESIDE_BITS: u32 = 19;
 
 /// Where datagrams go.
 #[derive(Clone, Copy, Debug)]
@@ -20,13 +25,24 @@ pub struct Destination {
     pub port: u16,
 }
 
-/// The stream of a CPU: UDP datagrams of 22 bytes, frames of 64.
-pub fn stream(to: &Destination, from: [u8; 6], flows: u32, sequence: u32, cpu: usize) -> Stream {
+/// The stream of a CPU: UDP datagrams of 22 bytes, frames of 64. `beside`: from addresses beside those of the filter's rules.
+pub fn stream(
+    to: &Destination,
+    from: [u8; 6],
+    flows: u32,
+    sequence: u32,
+    beside: bool,
+    cpu: usize,
+) -> Stream {
     let mut frame = Vec::with_capacity(64);
     frame.extend(to.mac);
     frame.extend(from);
     frame.extend([0x08, 0x00]);
-    let address = CLIENTS.to_bits() + cpu as u32 * 65_536;
+    let (address, address_bits) = if beside {
+        (BESIDE.to_bits(), BESIDE_BITS)
+    } else {
+        (CLIENTS.to_bits() + cpu as u32 * 65_536, STREAM_ADDRESS_BITS)
+    };
     let ip = {
         let mut ip = vec![0x45, 0, 0, 50, 0, 0, 0x40, 0, 64, 17, 0, 0, 0, 0, 0, 0];
         ip.extend(to.address.octets());
@@ -49,6 +65,8 @@ pub fn stream(to: &Destination, from: [u8; 6], flows: u32, sequence: u32, cpu: u
         mask: flows.next_power_of_two() - 1,
         sequence,
         address,
+        address_bits,
+        address_shift: u32::from(beside),
         ip_sum,
         udp_sum,
         ..Stream::default()

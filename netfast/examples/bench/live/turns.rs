@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use netfast::api::types::Stats;
 
 use super::{
-    cases::{Case, TWICE},
+    cases::Case,
     kernel::Generator,
     stream::{Destination, stream},
     world::World,
@@ -102,7 +102,7 @@ impl Turns {
         let to = Destination { mac: station.mac, address: case.to.0, port: case.to.1 };
         let (from, device) = (station.generator_mac, station.generator.clone());
         let sequence = if zipf { super::kernel::SEQUENCE - 1 } else { 0 };
-        world.programs.set_streams(|cpu| stream(&to, from, flows, sequence, cpu))?;
+        world.programs.set_streams(|cpu| stream(&to, from, flows, sequence, case.spread, cpu))?;
         let before = world.programs.seen()?;
         // A box with queues receives where it is sent from.
         let cpus = if case.kind.queues() { [self.cpu, 0] } else { [0, 0] };
@@ -181,6 +181,16 @@ impl Turns {
 
     /// Median over the rounds of the ratio of two cases' turns in the same round.
     pub fn ratio(&self, of: &str, to: &str) -> f64 {
+        self.compared(of, to, |of, to| of / to)
+    }
+
+    /// Median over the rounds of the nanoseconds that a packet of one case takes more than one of another.
+    pub fn difference_ns(&self, of: &str, to: &str) -> f64 {
+        self.compared(of, to, |of, to| 1000.0 / of - 1000.0 / to)
+    }
+
+    /// Median over the rounds of what is said of two cases' rates in the same round.
+    fn compared(&self, of: &str, to: &str, say: impl Fn(f64, f64) -> f64) -> f64 {
         let mean = |name: &str, round: usize| {
             let mut turns: Vec<f64> = self
                 .of(name)
@@ -191,22 +201,27 @@ impl Turns {
             median(&mut turns)
         };
         let rounds = self.of(of).iter().map(|sample| sample.round).max().unwrap_or(0);
-        let mut ratios: Vec<f64> = (1..=rounds)
-            .map(|round| mean(of, round) / mean(to, round))
-            .filter(|ratio| ratio.is_finite())
+        let mut said: Vec<f64> = (1..=rounds)
+            .map(|round| say(mean(of, round), mean(to, round)))
+            .filter(|value| value.is_finite())
             .collect();
-        median(&mut ratios)
+        median(&mut said)
     }
 
-    /// Median of second turns to first ones of the same round, of the cases that have two.
-    pub fn aa(&self) -> f64 {
-        let mut ratios = Vec::new();
-        for (name, _) in TWICE {
-            let samples = self.of(name);
-            for pair in samples.windows(2).filter(|pair| pair[0].round == pair[1].round) {
-                ratios.push(pair[1].out / pair[0].out);
-            }
-        }
-        median(&mut ratios)
+    /// Median of second turns to first ones of the same round, of cases that have more than one.
+    pub fn aa(&self, names: &[&str]) -> f64 {
+        median(&mut self.pairs(names).map(|[first, second]| second / first).collect::<Vec<_>>())
+    }
+
+    /// Median of the nanoseconds by which two turns of one case in the same round differ, whichever takes more.
+    pub fn spread_ns(&self, names: &[&str]) -> f64 {
+        let between = |[first, second]: [f64; 2]| (1000.0 / first - 1000.0 / second).abs();
+        median(&mut self.pairs(names).map(between).collect::<Vec<_>>())
+    }
+
+    /// Rates of turns of one case that follow each other in a round.
+    fn pairs<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = [f64; 2]> + 'a {
+        let pairs = names.iter().flat_map(|name| self.of(name).windows(2));
+        pairs.filter(|pair| pair[0].round == pair[1].round).map(|pair| [pair[0].out, pair[1].out])
     }
 }

@@ -20,6 +20,7 @@ use anyhow::{Context as _, Result};
 use super::{
     agent::Agent,
     kernel::{Programs, take_cpu, thread_napi},
+    stream,
 };
 use crate::netns::{Namespace, Testbed, output};
 
@@ -51,6 +52,8 @@ pub enum Kind {
     NftDnat,
     /// The kernel as a router with so many nftables rules that match nothing, one after the other.
     NftLinear(u32),
+    /// The kernel as a router with one nftables rule, and a set of so many elements that match nothing.
+    NftSet(u32),
     /// `bench_redirect`, with a queue for each of two CPUs.
     QueuesRedirect,
     /// netfast, with a queue for each of two CPUs.
@@ -159,7 +162,9 @@ impl World {
         host.address(&wan, "198.51.100.1/24")?;
         host.address(&wan, &format!("{SERVICE}/32"))?;
         neighbour(&host, "198.51.100.2", generator_mac, &wan)?;
-        host.route("198.18.0.0/15 via 198.51.100.2")?;
+        for clients in ["198.18.0.0/15", "100.64.0.0/10"] {
+            host.route(&format!("{clients} via 198.51.100.2"))?;
+        }
         if kind.forwards() {
             veth((&self.sink, &sink), (&host, &lan), queues)?;
             self.programs.attach("bench_sink", &self.sink, &sink)?;
@@ -219,6 +224,18 @@ impl World {
                     ),
                 )?;
             }
+            Kind::NftSet(count) => {
+                host.xdp_pass(&wan)?;
+                let elements: String =
+                    blocked(count).map(|(source, port)| format!("{source} . {port},\n")).collect();
+                nft(
+                    &host,
+                    &format!(
+                        "table ip bench {{ set bad {{ type ipv4_addr . inet_service; elements = {{\n{elements}}}; }}\n\
+                         chain drops {{ type filter hook forward priority 0;\nip saddr . udp dport @bad drop\n}}; }}"
+                    ),
+                )?;
+            }
         }
         if !kind.queues() {
             thread_napi(&host, &wan, self.cpu)?;
@@ -270,9 +287,12 @@ fn forward_rules() -> String {
     )
 }
 
-/// Sources and ports of the filters' rules: nobody's of those that send.
+/// Sources and ports of the filters' rules: the addresses between those of [`stream::BESIDE`], and the target's port. No packet
+/// matches one of them.
 fn blocked(count: u32) -> impl Iterator<Item = (Ipv4Addr, u16)> {
-    (0..count).map(|n| (Ipv4Addr::new(203, 0, 112 + (n >> 8) as u8, n as u8), 1024 + n as u16))
+    // A multiplication by an odd number takes no two to the same address.
+    let at = |n: u32| n.wrapping_mul(0x9e37_79b1) & ((1 << stream::BESIDE_BITS) - 1);
+    (0..count).map(move |n| (Ipv4Addr::from_bits(stream::BESIDE.to_bits() | at(n) << 1 | 1), 5353))
 }
 
 fn filter_rules(count: u32) -> String {

@@ -1,311 +1,236 @@
-//! `bench rules`: packets through the kernel, with filter rules in netfast, in nftables one by one, and in a set of nftables.
+//! `bench rules`: what filter rules cost a packet, against their number: netfast, nftables one rule after the other, and a set of
+//! nftables.
 //!
-//! Every packet comes in by a veth interface, is matched by no rule, is routed by the kernel and leaves by another one, where
-//! it is counted. So what rules cost is seen as fewer packets a second behind the same router.
+//! Boxes, generator and turns are those of `bench live`. No packet matches a rule, and all of them are routed by the kernel, so that
+//! what rules cost is seen as fewer packets a second behind the same router. A packet comes from an address beside one that
+//! a rule drops, to the same port. Each round begins and ends the cases of a group with the group's box without rules: the
+//! difference to these two is what the rules take, and the two themselves are the A/A control.
 
-mod chart;
-pub mod road;
+use std::{path::PathBuf, time::Duration};
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use anyhow::{Context as _, Result, ensure};
+use netfast_common::abi::bench::SINK_DROPS;
+use serde_json::{Value, json};
 
-use anyhow::{Context as _, Result};
-use netfast::{
-    api::types::AttachMode,
-    classifier::{Action, Addresses, Compiled, Ports, Rule, classbench::Header, compile},
-    datapath::{Datapath, Link, Options, TableSizes},
-    rules::images::Images,
+use crate::{
+    html,
+    live::{
+        self,
+        cases::{Case, ROUTED, case},
+        turns::Turns,
+        world::{Kind, Tables, World},
+    },
+    output::{self, Output},
+    report,
 };
-use netfast_common::{
-    abi::{self, bench::TRACE_FRAME},
-    reason::Verdict,
-};
-use serde_json::json;
-
-use self::road::{Generator, Road, nft, rate};
-use crate::{bed, classify, generate::Numbers, measure::median, report::machine};
 
 /// Options of `bench rules`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Rounds of turns.
-    #[arg(long, default_value_t = 5)]
+    /// Only cases whose name contains one of these, and those without rules that they are compared with.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Rounds; each case has a turn in each.
+    #[arg(long, default_value_t = 7, value_parser = output::rounds)]
     rounds: usize,
     /// Milliseconds of a turn.
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(10..))]
     turn: u64,
-    /// Only cases whose name contains this, and those that they are compared with.
-    #[arg(long)]
-    only: Option<String>,
-    /// Write the results as JSON.
+    /// The program netfast, if not the one of the same build.
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Draw nanoseconds against rules.
+    netfast: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+    /// Write the chart by itself.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
-/// Most rules.
-const MOST: u32 = 100_000;
-/// Different packets.
-const PACKETS: u32 = 8192;
+/// More flows than any cache holds: netfast's filter is asked for each packet.
+const MANY: u32 = 1 << 20;
+/// Flows whose verdicts all are in netfast's flow cache.
+const FEW: u32 = 1024;
 
-/// Who has the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Who {
-    /// Nobody: the kernel routes.
-    Kernel,
-    /// netfast.
-    Netfast,
-    /// netfast, and each packet is dropped by one of them.
-    NetfastDrops,
-    /// A chain of nftables.
-    NftLinear,
-    /// A set of nftables, of addresses and ports.
-    NftSet,
+const fn routed(name: &'static str, kind: Kind, flows: u32) -> Case {
+    Case { flows, spread: true, ..case(name, kind, ROUTED) }
 }
 
-struct Case {
-    who: Who,
-    rules: u32,
-    /// The second turn of a case, against its first.
-    again: bool,
-}
+/// Groups: the case without rules first, which the others are compared with.
+const GROUPS: [&[Case]; 4] = [
+    &[
+        routed("rules/kernel_forward", Kind::Kernel, MANY),
+        routed("rules/nft_set_10", Kind::NftSet(10), MANY),
+        routed("rules/nft_set_100", Kind::NftSet(100), MANY),
+        routed("rules/nft_set_1000", Kind::NftSet(1000), MANY),
+        routed("rules/nft_set_10000", Kind::NftSet(10_000), MANY),
+        routed("rules/nft_set_100000", Kind::NftSet(100_000), MANY),
+    ],
+    &[
+        routed("rules/kernel_forward", Kind::Kernel, MANY),
+        routed("rules/nft_linear_10", Kind::NftLinear(10), MANY),
+        routed("rules/nft_linear_100", Kind::NftLinear(100), MANY),
+        routed("rules/nft_linear_1000", Kind::NftLinear(1000), MANY),
+        routed("rules/nft_linear_10000", Kind::NftLinear(10_000), MANY),
+    ],
+    &[
+        routed("rules/netfast_0_uncached", Kind::Filter(0), MANY),
+        routed("rules/netfast_10_uncached", Kind::Filter(10), MANY),
+        routed("rules/netfast_100_uncached", Kind::Filter(100), MANY),
+        routed("rules/netfast_1000_uncached", Kind::Filter(1000), MANY),
+        routed("rules/netfast_10000_uncached", Kind::Filter(10_000), MANY),
+        routed("rules/netfast_100000_uncached", Kind::Filter(100_000), MANY),
+    ],
+    &[
+        routed("rules/netfast_0_cached", Kind::Filter(0), FEW),
+        routed("rules/netfast_10_cached", Kind::Filter(10), FEW),
+        routed("rules/netfast_100_cached", Kind::Filter(100), FEW),
+        routed("rules/netfast_1000_cached", Kind::Filter(1000), FEW),
+        routed("rules/netfast_10000_cached", Kind::Filter(10_000), FEW),
+        routed("rules/netfast_100000_cached", Kind::Filter(100_000), FEW),
+    ],
+];
 
-impl Case {
-    fn name(&self) -> String {
-        let Self { who, rules, again } = self;
-        let again = if *again { "_again" } else { "" };
-        match who {
-            Who::Kernel => "rules/kernel_forward".to_owned(),
-            Who::Netfast => format!("rules/netfast_{rules}{again}"),
-            Who::NetfastDrops => format!("rules/netfast_drop_{rules}"),
-            Who::NftLinear => format!("rules/nft_linear_{rules}"),
-            Who::NftSet => format!("rules/nft_set_{rules}"),
-        }
-    }
-
-    /// The case that it is compared with: the same with ten rules.
-    fn beside(&self) -> String {
-        Self { rules: 10, again: false, ..*self }.name()
-    }
-}
-
-fn cases() -> Vec<Case> {
-    let case = |who| move |rules| Case { who, rules, again: false };
-    let mut cases = vec![Case { who: Who::Kernel, rules: 0, again: false }];
-    cases.extend([0, 10, 100, 1000, 10_000, MOST].map(case(Who::Netfast)));
-    cases.extend([10, 100, 1000, 10_000].map(case(Who::NftLinear)));
-    cases.extend([10, 100, 1000, 10_000, MOST].map(case(Who::NftSet)));
-    cases.extend([10, 10_000].map(case(Who::NetfastDrops)));
-    cases.push(Case { who: Who::Netfast, rules: 10, again: true });
-    cases
-}
-
-/// Source address (odd) and destination port of a rule.
-fn rule_at(number: u32) -> (u32, u16) {
-    // A multiplication by an odd number takes no two to the same address.
-    (0x0a00_0000 | number.wrapping_mul(0x9e37_79b1) & 0x00ff_fffe | 1, 1000 + (number % 500) as u16)
-}
-
-fn rules(count: u32) -> Vec<Rule> {
-    let rule = |number| {
-        let (address, port) = rule_at(number);
-        Rule {
-            number,
-            version: 4,
-            source: Addresses::V4 { first: address, last: address },
-            protocol: Some(17),
-            ports: Ports::Ports { source: [0, u16::MAX], destination: [port, port] },
-            action: Action::Drop,
-            ..Rule::default()
-        }
-    };
-    (0..count).map(rule).collect()
-}
-
-/// Packets beside the rules: the next address, and a port that a rule has. With `dropped`: of the first so many rules.
-fn frames(dropped: Option<u32>) -> Vec<[u8; TRACE_FRAME]> {
-    let mut numbers = Numbers::new(3);
-    let packet = |_| {
-        let (address, port) = rule_at(numbers.below(dropped.unwrap_or(MOST).into()) as u32);
-        let source = if dropped.is_some() { address } else { address & !1 };
-        classify::frame(&Header {
-            source: std::net::Ipv4Addr::from_bits(source).into(),
-            destination: std::net::Ipv4Addr::from_bits(0xc633_6400 | numbers.below(256) as u32).into(),
-            ports: [numbers.below(65_536) as u16, port],
-            protocol: 17,
-        })
-    };
-    (0..PACKETS).map(packet).collect()
-}
-
-/// One turn's worth of nftables.
-fn nft_rules(who: Who, count: u32) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::from("flush ruleset\ntable ip nf_bench {\n");
-    let address = |number| {
-        let (address, port) = rule_at(number);
-        (std::net::Ipv4Addr::from_bits(address), port)
-    };
-    if who == Who::NftSet {
-        text.push_str("set bad { type ipv4_addr . inet_service; elements = {\n");
-        for number in 0..count {
-            let (address, port) = address(number);
-            let _ = writeln!(text, "{address} . {port},");
-        }
-        text.push_str("} }\n");
-    }
-    text.push_str("chain forward { type filter hook forward priority 0; policy accept;\n");
-    if who == Who::NftSet {
-        text.push_str("ip saddr . udp dport @bad drop\n");
-    } else {
-        for number in 0..count {
-            let (address, port) = address(number);
-            let _ = writeln!(text, "ip saddr {address} udp dport {port} drop");
-        }
-    }
-    text.push_str("}\n}\n");
-    text
-}
-
-struct Live {
-    road: Road,
-    datapath: Datapath,
-    link: Link,
-    compiled: BTreeMap<u32, Compiled>,
-    turn: Duration,
-    _dir: tempfile::TempDir,
-}
-
-impl Live {
-    fn new(turn: Duration) -> Result<Self> {
-        let (dir, _) = bed::namespace()?;
-        let tables = TableSizes {
-            flows: 1024,
-            mappings: 1024,
-            half_open: 1024,
-            direct: 1024,
-            cache4_sets: 262_144,
-            cache6_sets: 262_144,
-            filter_rules: abi::MAX_FILTER_NUMBERS,
-        };
-        let (datapath, _) = Datapath::open(&Options { pin_dir: dir.path().join("netfast"), tables })?;
-        datapath.configure(&bed::settings());
-        let road = Road::new()?;
-        let link = Link {
-            name: road::IN.to_owned(),
-            ifindex: road.ifindex,
-            mac: bed::MAC,
-            mtu: 1500,
-            driver: "veth".to_owned(),
-        };
-        let limits = datapath.filter_limits();
-        let mut compiled = BTreeMap::new();
-        for count in [0, 10, 100, 1000, 10_000, MOST] {
-            compiled.insert(count, compile(&rules(count), &limits)?);
-        }
-        Ok(Self { road, datapath, link, compiled, turn, _dir: dir })
-    }
-
-    /// Packets a second of a case.
-    fn turn(&self, case: &Case) -> Result<f64> {
-        let netfast = matches!(case.who, Who::Netfast | Who::NetfastDrops);
-        if netfast {
-            let filter = self.compiled.get(&case.rules).context("not compiled")?.clone();
-            self.datapath.publish(&Images { filter, ..Images::default() });
-            self.datapath.attach(&self.link, AttachMode::Native)?;
-        } else if case.who != Who::Kernel {
-            nft(&nft_rules(case.who, case.rules))?;
-        }
-        // Another XDP program may mean another thread.
-        self.road.pin()?;
-        let dropped = (case.who == Who::NetfastDrops).then_some(case.rules);
-        let generator = Generator::start(frames(dropped))?;
-        let rate = if dropped.is_some() {
-            rate(self.turn, || Ok(self.dropped()))
-        } else {
-            rate(self.turn, || self.road.forwarded())
-        };
-        generator.end()?;
-        if netfast {
-            self.datapath.detach(self.road.ifindex)?;
-        } else {
-            nft("flush ruleset\n")?;
-        }
-        rate
-    }
-
-    fn dropped(&self) -> u64 {
-        let rows = self.datapath.interface_rows();
-        let counts = rows.into_iter().flat_map(|(_, row)| self.datapath.counters().interface(row));
-        counts.filter(|(verdict, ..)| *verdict == Verdict::Drop).map(|(.., count)| count.packets).sum()
+const fn rules_of(kind: Kind) -> u32 {
+    match kind {
+        Kind::NftSet(count) | Kind::NftLinear(count) | Kind::Filter(count) => count,
+        _ => 0,
     }
 }
 
 /// Returns whether the machine was steady.
 pub fn run(args: &Args) -> Result<bool> {
-    let all = cases();
-    let wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-    let needed: Vec<String> = all
-        .iter()
-        .filter(|case| wanted(&case.name()))
-        .map(Case::beside)
-        .chain(["rules/netfast_10".into()])
-        .collect();
-    let cases: Vec<&Case> = all
-        .iter()
-        .filter(|case| wanted(&case.name()) || case.again || needed.contains(&case.name()))
-        .collect();
-    let live = Live::new(Duration::from_millis(args.turn))?;
-    let mut rates: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for round in 0..args.rounds {
-        for case in &cases {
-            let name = case.name();
-            eprint!("\r\x1b[Kround {} of {}: {name} ...", round + 1, args.rounds);
-            let rate = live.turn(case).with_context(|| name.clone())?;
-            rates.entry(name).or_default().push(rate);
+    args.output.check()?;
+    let document = measure(args)?;
+    print(&document);
+    if let Some(path) = &args.svg {
+        let chart = html::rules_picture(document["results"].as_array().map_or(&[], Vec::as_slice));
+        std::fs::write(path, chart.unwrap_or_default())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let is_valid = document["void"] == false;
+    args.output.write(document)?;
+    Ok(is_valid)
+}
+
+fn measure(args: &Args) -> Result<Value> {
+    let cpus = std::thread::available_parallelism()?.get();
+    ensure!(cpus >= 2, "live traffic needs two CPUs: one sends, one is measured");
+    live::private_mounts()?;
+    let binary = live::agent::binary(args.netfast.as_deref())?;
+    let wanted =
+        |case: &Case| args.only.is_empty() || args.only.iter().any(|part| case.name.contains(part.as_str()));
+    let mut groups: Vec<Vec<Case>> = Vec::new();
+    for group in GROUPS {
+        let cases: Vec<Case> = group
+            .iter()
+            .enumerate()
+            .filter(|(at, case)| *at == 0 || wanted(case))
+            .map(|(_, case)| *case)
+            .collect();
+        if cases.len() > 1 {
+            groups.push(cases);
+        }
+    }
+    ensure!(!groups.is_empty(), "no case with rules has such a name");
+    let mut kinds: Vec<Kind> = Vec::new();
+    for case in groups.iter().flatten() {
+        if !kinds.contains(&case.kind) {
+            kinds.push(case.kind);
+        }
+    }
+    eprint!("\r\x1b[Kmaking {} boxes ...", kinds.len());
+    let mut world = World::new(&kinds, cpus - 1, &binary, Tables::default())?;
+    eprint!("\r\x1b[Kwaiting until the agents rest ...");
+    for station in world.stations.iter().filter_map(|station| station.agent.as_ref()) {
+        station.wait_rest()?;
+    }
+    world.programs.set_sink(SINK_DROPS)?;
+    let mut turns = Turns::new(Duration::from_millis(args.turn), cpus - 1);
+    for round in 0..=args.rounds {
+        for case in groups.iter().flat_map(|group| group.iter().chain(&group[..1])) {
+            eprint!("\r\x1b[Kround {round} of {}: {} ...", args.rounds, case.name);
+            // Round 0 warms up.
+            turns.take(&mut world, case, round)?;
         }
     }
     eprint!("\r\x1b[K");
-    // Medians of the ratios of turns of the same round.
-    let ratio = |name: &str, to: &str| {
-        let pairs = rates.get(name).into_iter().flatten().zip(rates.get(to).into_iter().flatten());
-        median(&mut pairs.map(|(a, b)| a / b).collect::<Vec<_>>())
-    };
-    let aa = ratio("rules/netfast_10_again", "rules/netfast_10");
-    let steady = (0.97..=1.03).contains(&aa);
-    let round = |x: f64| if x.is_finite() { json!((x * 1000.0).round() / 1000.0) } else { json!(null) };
+    Ok(document(&turns, &groups))
+}
+
+fn document(turns: &Turns, groups: &[Vec<Case>]) -> Value {
+    let number = |x: f64| if x.is_finite() { json!((x * 1000.0).round() / 1000.0) } else { Value::Null };
+    let mut names: Vec<&str> = Vec::new();
     let mut results = Vec::new();
-    let mut points = Vec::new();
-    println!("{:<24} {:>8} {:>10}   {:>8}", "case", "Mpps", "ns", "ratio");
-    for case in cases.iter().filter(|case| !case.again) {
-        let (name, beside) = (case.name(), case.beside());
-        let mpps = median(&mut rates[&name].clone()) / 1e6;
-        let ratio = if name == beside || case.rules == 0 { f64::NAN } else { ratio(&name, &beside) };
-        let shown = if ratio.is_finite() { format!("{ratio:.3} x {beside}") } else { String::new() };
-        println!("{name:<24} {mpps:>8.3} {:>10.0}   {shown}", 1000.0 / mpps);
-        points.push((case.who, case.rules, 1000.0 / mpps));
-        results.push(json!({
-            "name": name,
-            "rules": case.rules,
-            "mpps": round(mpps),
-            "ns": round(1000.0 / mpps),
-            "ratio_to": if ratio.is_finite() { json!(beside) } else { json!(null) },
-            "ratio": round(ratio),
-        }));
+    let bases: Vec<&str> = groups.iter().map(|group| group[0].name).collect();
+    let resolution = turns.spread_ns(&bases);
+    for group in groups {
+        let base = group[0].name;
+        for case in group {
+            if names.contains(&case.name) {
+                continue;
+            }
+            names.push(case.name);
+            let with_rules = case.name != base;
+            let mpps = turns.median(case.name);
+            let ratio = if with_rules { turns.ratio(case.name, base) } else { f64::NAN };
+            let net = if with_rules { turns.difference_ns(case.name, base) } else { f64::NAN };
+            results.push(json!({
+                "name": case.name,
+                "flows": case.flows,
+                "rules": rules_of(case.kind),
+                "ns": number(1000.0 / mpps),
+                "net_ns": number(net),
+                "floor_ns": number(1000.0 / turns.median(base)),
+                "mpps": number(mpps),
+                "offered_mpps": number(turns.offered(case.name)),
+                "samples": turns.samples(case.name),
+                "cache_missed": number(turns.missed(case.name)),
+                "ratio_to": with_rules.then_some(base),
+                "ratio": number(ratio),
+                "resolution_ns": number(resolution),
+            }));
+        }
+    }
+    let aa = turns.aa(&bases);
+    json!({
+        "schema": 1,
+        "machine": report::machine(),
+        "aa_ratio": number(aa),
+        "void": !report::is_steady(aa),
+        "dropped_turns": turns.dropped(),
+        "resolution_ns": number(resolution),
+        "results": results,
+        "marks": [],
+    })
+}
+
+fn print(document: &Value) {
+    println!(
+        "{:<30} {:>8} {:>10} {:>8} {:>10} {:>10} {:>8} {:>8}",
+        "case", "rules", "flows", "Mpps", "ns", "net ns", "missed", "ratio"
+    );
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    };
+    let tenths = |value: &Value| value.as_f64().map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
+    for row in document["results"].as_array().into_iter().flatten() {
+        println!(
+            "{:<30} {:>8} {:>10} {:>8} {:>10} {:>10} {:>8} {:>8}",
+            text(&row["name"]),
+            text(&row["rules"]),
+            text(&row["flows"]),
+            text(&row["mpps"]),
+            tenths(&row["ns"]),
+            tenths(&row["net_ns"]),
+            text(&row["cache_missed"]),
+            text(&row["ratio"]),
+        );
     }
     println!(
-        "\nA/A ratio {aa:.3}{}",
-        if steady { ": valid" } else { ", outside 0.97 to 1.03: the machine is too noisy, this run is VOID" }
+        "\nTwo turns of one case without rules differ by {} ns (median).",
+        tenths(&document["resolution_ns"])
     );
-    if let Some(path) = &args.json {
-        let report = json!({
-            "schema": 1, "machine": machine(), "aa_ratio": round(aa), "void": !steady, "results": results,
-        });
-        std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
-    }
-    if let Some(path) = &args.svg {
-        std::fs::write(path, chart::draw(&points))?;
-    }
-    Ok(steady)
+    println!("{}", report::verdict(document));
 }

@@ -54,8 +54,6 @@ pub fn nft(rules: &str) -> Result<()> {
 
 /// See the module.
 pub struct Road {
-    /// Index of the router's interface.
-    pub ifindex: u32,
     sysfs: tempfile::TempDir,
 }
 
@@ -96,7 +94,7 @@ impl Road {
                 .with_context(|| format!("sysctl {key}"))?;
         }
         nix::mount::mount(Some("sysfs"), sysfs.path(), Some("sysfs"), flags, none)?;
-        let road = Self { ifindex: nix::net::if_::if_nametoindex(IN)?, sysfs };
+        let road = Self { sysfs };
         fs::write(road.sysfs.path().join("class/net/nf-in/threaded"), "1").context("threaded NAPI")?;
         road.pin()?;
         Ok(road)
@@ -118,14 +116,6 @@ impl Road {
         }
         ensure!(found, "the kernel has made no thread for {IN}");
         Ok(())
-    }
-
-    /// Packets that have left the router towards the sink.
-    pub fn forwarded(&self) -> Result<u64> {
-        let text = fs::read_to_string("/proc/thread-self/net/dev")?;
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(OUT)?.strip_prefix(':'));
-        let sent = line.and_then(|line| line.split_whitespace().nth(9)?.parse().ok());
-        sent.with_context(|| format!("no counter of {OUT}"))
     }
 }
 
