@@ -173,8 +173,9 @@ pub(super) fn write(datapath: &Datapath, settings: &Settings) {
 /// what a hit costs. A prefix in use is only halved when it is four times as large as needed, because each change moves
 /// lines and so costs a pass by the flow table for each.
 pub const fn fit(flows: u64, present: u32, stride: u32) -> u32 {
-    /// Sets used at least: 16 KiB of the IPv4 cache.
-    const LEAST: u64 = 256;
+    /// Sets used at least: 256 KiB of the IPv4 cache. Verdicts on packets of no flow have their lines there, too, and nobody counts
+    /// those; and few flows touch no more memory than their own lines, however many sets there are.
+    const LEAST: u64 = 4096;
     /// Sets that are too few to be worth saving: 1 MiB of the IPv4 cache.
     const SMALL: u64 = 16_384;
     let flows = if flows > u32::MAX as u64 / 8 { u32::MAX as u64 / 8 } else { flows };
@@ -289,11 +290,12 @@ mod tests {
 
     #[test]
     fn the_cache_follows_the_flows_with_hysteresis() {
-        assert_eq!(255, fit(0, 0, 16_384));
+        assert_eq!(4095, fit(0, 0, 16_384));
         assert_eq!(8191, fit(1000, 255, 16_384));
         assert_eq!(8191, fit(600, 8191, 16_384), "needs 8192");
         assert_eq!(8191, fit(400, 8191, 16_384), "needs 4096: not worth a change");
-        assert_eq!(2047, fit(200, 8191, 16_384), "needs 2048");
+        assert_eq!(8191, fit(200, 8191, 16_384), "so does this");
+        assert_eq!(4095, fit(200, 16_383, 16_384), "worth it");
         assert_eq!(16_383, fit(2000, 255, 65_536), "an eighth of the ways");
         assert_eq!(16_383, fit(4096, 255, 65_536), "a quarter: no longer small");
         assert_eq!(32_767, fit(4097, 255, 65_536));
