@@ -119,6 +119,7 @@ pub(super) fn make(boxes: &Boxes, rules: &[Rule], nodes: &[Node], v6: bool) -> T
             items.iter().for_each(|item| seen[*item as usize] = true);
         }
     }
+    maker.cells.shrink_to_fit();
     let inside = || seen.iter().enumerate().filter(|(_, seen)| **seen);
     Tree {
         first: inside().map(|(item, _)| boxes.order[item]).min().unwrap_or(u32::MAX),

@@ -45,6 +45,8 @@ pub(super) fn compile(
             field: Some(format!("filter[{}]", at + 1)),
         });
     }
+    // They stay as long as they are live.
+    expanded.rules.shrink_to_fit();
     let matches = Arc::new(expanded.rules);
     let anew = || classifier::compile_while(&matches, limits, &|| true).unwrap_or(Ok(Compiled::default()));
     let compiled = live.update_to(&matches, limits).unwrap_or_else(anew);
