@@ -19,7 +19,7 @@ use crate::edit::Edit;
 /// Rules that may come or go at once.
 const MOST_AT_ONCE: usize = 256;
 /// Rules that may stand in trees of their own.
-const MOST: usize = 2048;
+const MOST: usize = 4096;
 /// Steps that these trees may take.
 const STEPS: u32 = 24;
 

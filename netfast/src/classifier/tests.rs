@@ -242,7 +242,7 @@ proptest! {
 #[test]
 fn what_a_rule_has_hidden_comes_back_when_it_goes() {
     let mut numbers = Numbers(5);
-    let mut rules: Vec<Rule> = (0..2200)
+    let mut rules: Vec<Rule> = (0..4200)
         .map(|number| {
             let (low, first) = (numbers.below(60_000) as u16, 0x0a00_0000 + number * 256);
             Rule { source: Addresses::V4 { first, last: first + 255 }, ..drop(number, [low, low + 9]) }

@@ -45,6 +45,7 @@ const REST: Duration = Duration::from_secs(8);
 /// What the agent holds in memory, without the maps that it has mapped: right after what was done before, and when it rests.
 pub fn memory(agent: &Agent, name: &str, flows: u64) -> Result<Value> {
     let [_, _, busy] = resident(agent)?;
+    agent.wait_rest()?;
     std::thread::sleep(REST);
     let [all, maps, rest] = resident(agent)?;
     Ok(json!({
