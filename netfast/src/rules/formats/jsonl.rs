@@ -4,7 +4,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{Error, Read};
-use crate::api::types::{AddressSet, FilterRule, InterfacePolicy};
+use crate::{
+    api::types::{AddressSet, FilterRule, InterfacePolicy},
+    rules::suggest,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +37,11 @@ pub(super) fn parse(text: &str) -> Result<Read, Error> {
         let lead = line.len() - line.trim_start().len();
         let begin = place.start + lead;
         let at = |error: &serde_json::Error| {
+            if let Some((key, message)) = unknown(&error.to_string())
+                && let Some(found) = json.find(&format!("{key:?}"))
+            {
+                return (begin + found..begin + found + key.len() + 2, message);
+            }
             let column = begin + error.column().saturating_sub(1).min(json.len().saturating_sub(1));
             (column..place.end, plain(&error.to_string()))
         };
@@ -60,6 +68,13 @@ pub(super) fn parse(text: &str) -> Result<Read, Error> {
         read.add(rule, place);
     }
     Ok(read)
+}
+
+/// The key that no rule has, by serde_json's message, and what to say of it.
+fn unknown(message: &str) -> Option<(String, String)> {
+    let (key, known) = message.strip_prefix("unknown field `")?.split_once('`')?;
+    let hint = suggest::hint(key, known.split('`').skip(1).step_by(2));
+    Some((key.to_owned(), format!("unknown key {key:?}{hint}")))
 }
 
 /// serde_json's message without its place, which is of the line.

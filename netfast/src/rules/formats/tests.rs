@@ -234,7 +234,7 @@ fn json_lines() {
     assert_eq!((rules.sets.len(), rules.policies.len()), (1, 1));
     for (line, told) in [
         ("{\"action\":\"dorp\"}", "file:2:17: unknown word \"dorp\" (did you mean \"drop\"?)"),
-        ("  {\"acton\":\"drop\"}", "file:2:10: unknown field \"acton\""),
+        ("  {\"acton\":\"drop\"}", "file:2:4: unknown key \"acton\" (did you mean \"action\"?)"),
         ("{\"action\":\"drop\",", "file:2:"),
         ("{\"action\":\"drop\",\"dport\":22}", "file:2:1: dport 22 needs proto"),
     ] {
