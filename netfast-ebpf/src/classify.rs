@@ -79,16 +79,10 @@ pub fn asks_of_flows(run: &Run, protocol: u8, flags: u8) -> bool {
         .is_some_and(|rules| classify::asks_of_flows(rules.filter_flags, protocol, flags))
 }
 
-/// What becomes of `packet` (`length` bytes) if the filter does not let it on. Counts it for the rule that decides, and for
+/// What becomes of `packet` if the filter does not let it on. Counts it for the rule that decides, and for
 /// those before it that count: those of them that are in `scratch.filter.part`.
 #[inline(always)]
-pub fn refuses(
-    ctx: &XdpContext,
-    run: &Run,
-    packet: &Packet,
-    length: usize,
-    scratch: &mut Scratch,
-) -> Option<Outcome> {
+pub fn refuses(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Option<Outcome> {
     let slot = run.slot();
     let rules = RULE_SETS.get(slot)?;
     let flags = rules.filter_flags;
@@ -109,6 +103,7 @@ pub fn refuses(
     let scratch = black_box(scratch);
     netfast_decide(slot, v6 as u32);
     let scratch = black_box(scratch);
+    let length = scratch.bytes;
     let scratch = if flags & FILTER_ASK_SIDE == 0 { scratch } else { ask_side(run, length, v6, scratch) };
     if scratch.filter.over != 0 {
         return Some(Outcome::drop(Reason::FilterLimit));
@@ -126,7 +121,7 @@ pub fn refuses(
             return None;
         }
     }
-    account::add(&FILTER_COUNTERS, rule, length);
+    account::add(&FILTER_COUNTERS, rule, length as usize);
     match walk.action() {
         0 => None,
         1 => Some(Outcome::drop(Reason::FilterDrop)),
@@ -161,11 +156,11 @@ pub extern "C" fn netfast_decide(slot: u32, v6: u32) -> u32 {
 
 /// Asks the rules that go on.
 #[inline(always)]
-fn ask_side<'a>(run: &Run, length: usize, v6: bool, scratch: &'a mut Scratch) -> &'a mut Scratch {
+fn ask_side<'a>(run: &Run, length: u32, v6: bool, scratch: &'a mut Scratch) -> &'a mut Scratch {
     // Field by field, for the part stands there already. As an argument it would be three known numbers to the verifier, which
     // would look at all of this three times.
     scratch.filter.slot = run.slot();
-    scratch.filter.length = length as u32;
+    scratch.filter.length = length;
     scratch.filter.now = run.now;
     scratch.filter.hz = run.config.hz;
     scratch.filter.seed = run.config.seed;

@@ -3,6 +3,8 @@
 //! All are multi-buffer capable (`frags`): the kernel's tail calls go only between programs of one kind. In such a program
 //! `data..data_end` is the first buffer, which may be shorter than the frame.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
@@ -20,7 +22,7 @@ use netfast_common::{
 use crate::{
     account::{self, Outcome, UNKNOWN_ROW},
     cache, choose, claim, direct, error, family, fragment, frame, hot,
-    maps::{CLOCK, PROGRAMS},
+    maps::{CLOCK, PROGRAMS, SCRATCH},
     run::{self, Run, Start},
     slow::{self, Step},
     stamp, verdict,
@@ -35,7 +37,7 @@ pub fn netfast(ctx: XdpContext) -> u32 {
     if let Some(answer) = hot::decide(&ctx, &start, cpu) {
         return answer;
     }
-    let outcome = follow(&ctx, TAIL_SLOW);
+    let outcome = follow::<TAIL_SLOW>(&ctx);
     account::finish(UNKNOWN_ROW, frame::length(&ctx), outcome)
 }
 
@@ -48,19 +50,19 @@ pub fn netfast_slow(ctx: XdpContext) -> u32 {
 /// Packets that may belong to a flow in the tables.
 #[xdp(frags)]
 pub fn netfast_known(ctx: XdpContext) -> u32 {
-    go(&ctx, slow::known_packet)
+    go_on(&ctx, slow::known_packet)
 }
 
 /// The filter: for packets that belong to no flow, and for flows that were allowed by another rule set.
 #[xdp(frags)]
 pub fn netfast_filter(ctx: XdpContext) -> u32 {
-    go(&ctx, slow::filter)
+    go_on(&ctx, slow::filter)
 }
 
 /// Packets that belong to no flow and that the filter allows.
 #[xdp(frags)]
 pub fn netfast_new(ctx: XdpContext) -> u32 {
-    go(&ctx, slow::new_packet)
+    go_on(&ctx, slow::new_packet)
 }
 
 /// ICMP errors, which may be about a flow.
@@ -120,7 +122,7 @@ pub fn netfast_stamp(ctx: XdpContext) -> u32 {
 /// Packets of no flow whose verdict goes into the flow cache.
 #[xdp(frags)]
 pub fn netfast_verdict(ctx: XdpContext) -> u32 {
-    go(&ctx, |_, run| verdict::packet(run))
+    go_on(&ctx, |_, run| verdict::packet(run))
 }
 
 /// Takes a step, and goes on as it says.
@@ -128,36 +130,70 @@ pub fn netfast_verdict(ctx: XdpContext) -> u32 {
 fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
     let Some(run) = run::begin(ctx) else { return xdp_action::XDP_PASS };
     let bytes = frame::length(ctx);
-    let outcome = match step(ctx, &run) {
-        Step::Done(outcome) => match outcome.request() {
-            None if outcome.is_family() => follow(ctx, TAIL_FAMILY),
-            None if outcome.is_fragment() => follow(ctx, TAIL_FRAGMENT),
-            None => outcome,
-            Some(request) => {
-                error::ask(request);
-                follow(ctx, TAIL_ERROR)
-            }
-        },
-        Step::Known => follow(ctx, TAIL_KNOWN),
-        Step::Filter => follow(ctx, TAIL_FILTER),
-        Step::New => follow(ctx, TAIL_NEW),
-        Step::Icmp => follow(ctx, TAIL_ICMP),
-        Step::Choose => follow(ctx, TAIL_CHOOSE),
-        Step::Snat => follow(ctx, TAIL_SNAT),
-        Step::Fragment => follow(ctx, TAIL_FRAGMENT),
-        Step::Direct => follow(ctx, TAIL_DIRECT),
-        Step::Claim => follow(ctx, TAIL_CLAIM),
-        Step::Stamp => follow(ctx, TAIL_STAMP),
-        Step::Verdict => follow(ctx, TAIL_VERDICT),
-    };
+    let outcome = outcome(ctx, step(ctx, &run));
     account::finish(run.row, bytes, outcome)
 }
 
-/// Goes on in another program. Comes back only where no agent has set up the array: then nothing is netfast's.
+/// [`go`] for a program behind `netfast_slow`, which has noted the frame's length: to ask for it is a call that the kernel
+/// does not inline.
 #[inline(always)]
-fn follow(ctx: &XdpContext, program: u32) -> Outcome {
-    // SAFETY: the context is this program's.
-    unsafe { PROGRAMS.tail_call(ctx, program) };
+fn go_on(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
+    let Some(run) = run::begin(ctx) else { return xdp_action::XDP_PASS };
+    let outcome = outcome(ctx, step(ctx, &run));
+    // SAFETY: the element is this CPU's alone, and nobody writes it now.
+    let bytes = SCRATCH.get_ptr(0).map_or(0, |memory| unsafe { (*memory).scratch.bytes });
+    account::finish(run.row, bytes as usize, outcome)
+}
+
+/// Goes on as a step says. Comes back with what becomes of the frame.
+#[inline(always)]
+fn outcome(ctx: &XdpContext, step: Step) -> Outcome {
+    match step {
+        Step::Done(outcome) => match outcome.request() {
+            None if outcome.is_family() => follow::<TAIL_FAMILY>(ctx),
+            None if outcome.is_fragment() => follow::<TAIL_FRAGMENT>(ctx),
+            None => outcome,
+            Some(request) => {
+                error::ask(request);
+                follow::<TAIL_ERROR>(ctx)
+            }
+        },
+        Step::Known => follow::<TAIL_KNOWN>(ctx),
+        Step::Filter => follow::<TAIL_FILTER>(ctx),
+        Step::New => follow::<TAIL_NEW>(ctx),
+        Step::Icmp => follow::<TAIL_ICMP>(ctx),
+        Step::Choose => follow::<TAIL_CHOOSE>(ctx),
+        Step::Snat => follow::<TAIL_SNAT>(ctx),
+        Step::Fragment => follow::<TAIL_FRAGMENT>(ctx),
+        Step::Direct => follow::<TAIL_DIRECT>(ctx),
+        Step::Claim => follow::<TAIL_CLAIM>(ctx),
+        Step::Stamp => follow::<TAIL_STAMP>(ctx),
+        Step::Verdict => follow::<TAIL_VERDICT>(ctx),
+    }
+}
+
+/// Goes on in another program. Comes back only where no agent has set up the array: then nothing is netfast's.
+///
+/// The call is written out, for the compiler makes one of several, with the program's number in a register; where the kernel's JIT
+/// knows the number it jumps, and else it calls indirectly, which costs some 8 ns where indirect calls are guarded.
+#[inline(always)]
+fn follow<const PROGRAM: u32>(ctx: &XdpContext) -> Outcome {
+    // SAFETY: bpf_tail_call (helper 12) with the program's context and a map of programs; a call leaves r0 to r5 undefined.
+    unsafe {
+        asm!(
+            "r2 = {programs} ll",
+            "r3 = {program}",
+            "call 12",
+            programs = sym PROGRAMS,
+            program = const PROGRAM,
+            inout("r1") ctx.ctx => _,
+            lateout("r0") _,
+            out("r2") _,
+            out("r3") _,
+            lateout("r4") _,
+            lateout("r5") _,
+        );
+    }
     Outcome::pass(Reason::Internal)
 }
 

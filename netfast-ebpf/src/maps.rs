@@ -69,6 +69,10 @@ macro_rules! tables {
 tables! {
     /// Live settings. Agent writes, program reads.
     CONFIG = VALUE_OF_CONFIG: [Config; 1];
+    /// How much of each slot is in use. Agent writes, program reads; one element a slot.
+    RULE_SETS = VALUE_OF_RULE_SETS: [RuleSet; 2];
+    /// Where the filter's trees begin: `slot * FILTER_KINDS + kind`. Agent writes, program reads.
+    FILTER_HEADS = VALUE_OF_FILTER_HEADS: [FilterHead; 2 * abi::FILTER_KINDS as usize];
     /// Attached interfaces, direct-mapped by ifindex. Agent writes, program reads.
     INTERFACES = VALUE_OF_INTERFACES: [Interface; abi::IFINDEX_SLOTS as usize];
     /// Targets by index. Agent writes, program reads.
@@ -84,10 +88,6 @@ tables! {
 /// An element of `ECHO_LIMIT`. A type of its own, since aya 0.14 takes an array of arrays for one of the inner array's length.
 #[repr(transparent)]
 pub struct Buckets(pub [Bucket; BUCKETS_PER_SET]);
-
-/// How much of each slot is in use. Agent writes, program reads; one element a slot.
-#[btf_map]
-pub static RULE_SETS: Array<RuleSet, 2, MMAP> = Array::new();
 
 /// Services, sorted. Agent writes, program reads; two slots.
 #[btf_map]
@@ -112,10 +112,6 @@ pub static ECHO_PORTS: Array<u64, { 2 * abi::ECHO_PORT_WORDS as usize }, MMAP> =
 /// The filter's trees. Agent writes, program reads; sized by the agent, which keeps pages of the live trees alone.
 #[btf_map]
 pub static FILTER_CELLS: Array<FilterCell, 65_536, MMAP> = Array::new();
-
-/// Where the trees begin: `slot * FILTER_KINDS + kind`. Agent writes, program reads.
-#[btf_map]
-pub static FILTER_HEADS: Array<FilterHead, { 2 * abi::FILTER_KINDS as usize }, MMAP> = Array::new();
 
 /// Filter rules: `2 * number + slot`. Agent writes, program reads; sized by the agent.
 #[btf_map]

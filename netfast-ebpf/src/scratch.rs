@@ -80,6 +80,8 @@ pub struct Scratch {
     pub other: Flow,
     /// Key of its other direction.
     pub other_key: FlowKey,
+    /// Bytes of the frame as it came in.
+    pub bytes: u32,
     /// Where the packet is: `STAGE_…`.
     pub stage: u32,
     /// Index of the forward that the packet is for ([`crate::direct`]).

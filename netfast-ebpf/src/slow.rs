@@ -62,6 +62,7 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
     // SAFETY: the element is this CPU's alone, and a program does not interrupt itself.
     let Memory { packet, scratch } = unsafe { &mut *memory };
     *packet = Packet::default();
+    scratch.bytes = frame::length(ctx) as u32;
     scratch.ended = 0;
     scratch.asked = 0;
     scratch.stage = STAGE_NEW;
@@ -165,7 +166,7 @@ pub fn filter(ctx: &XdpContext, run: &Run) -> Step {
         _ => Part::All,
     };
     scratch.filter.part = part;
-    if let Some(outcome) = classify::refuses(ctx, run, packet, frame::length(ctx), scratch) {
+    if let Some(outcome) = classify::refuses(ctx, run, packet, scratch) {
         return if outcome.is_drop() {
             verdict::settle(run, packet, scratch, outcome)
         } else {

@@ -76,6 +76,18 @@ pub trait Tables {
 /// Finds the first rule that matches `subject`. `v6` tells the records' form. `walk.order` is [`NOTHING`] at first.
 #[inline(always)]
 pub fn decide<T: Tables>(head: &FilterHead, v6: bool, subject: &Subject, walk: &mut Walk, tables: &T) {
+    if head.roots[1] == 0 {
+        // One tree has no use for a second lane; most small sets are one.
+        let Some(at) = follow(head.roots[0], subject, walk, tables) else { return };
+        if at & FILTER_LEAF != 0 {
+            if v6 {
+                leaf::<true, T>(at, subject, walk, tables);
+            } else {
+                leaf::<false, T>(at, subject, walk, tables);
+            }
+        }
+        return;
+    }
     let mut first = 0;
     while first < FILTER_TREES {
         // Trees stand by their lowest order: behind one that comes too late all do.
@@ -98,6 +110,21 @@ pub fn decide<T: Tables>(head: &FilterHead, v6: bool, subject: &Subject, walk: &
         }
         first += LANES;
     }
+}
+
+/// The leaf that `subject` gets to from a pointer; 0 where the tree has none for it.
+#[inline(always)]
+fn follow<T: Tables>(mut at: u32, subject: &Subject, walk: &mut Walk, tables: &T) -> Option<u32> {
+    let mut blocks = 0;
+    while blocks < FILTER_BLOCKS {
+        if ended(at) >> 31 != 0 {
+            break;
+        }
+        at = descend::<T>(tables.cell(at >> 1)?, subject) as u32;
+        step(walk);
+        blocks += 1;
+    }
+    Some(at)
 }
 
 /// The leaves that `subject` gets to from these pointers, in the same order; 0 where a tree has none for it.
