@@ -14,16 +14,16 @@ use super::{
     image::{self, Tree},
     rule::Rule,
     search,
-    tree::{self, TooLarge},
+    tree::{self, Shape, TooLarge},
 };
 
 /// How much time the compiler may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// Four groups by wide source and destination: for a commit.
+    /// Four groups by wide source and destination: for a commit. Of small sets, the likeliest ways to merge them are tried.
     #[default]
     Quick,
-    /// Tries the ways to merge these groups, and takes the one with the fewest steps: for the background.
+    /// Tries all ways to merge these groups, and takes the one that costs least: for the background.
     Better,
 }
 
@@ -181,8 +181,7 @@ pub fn compile_while(
             continue;
         }
         let trees = match limits.effort {
-            Effort::Quick => quick(&boxes, rules, kind, cells, limits)
-                .map(|trees| trees.into_iter().map(Arc::new).collect::<Vec<_>>()),
+            Effort::Quick => search::at_once(&boxes, rules, kind, cells, limits),
             Effort::Better => search::better(&boxes, rules, kind, cells, limits, go_on)?,
         };
         match trees {
@@ -218,10 +217,32 @@ fn numbers(rules: &[Rule], limits: &Limits) -> Result<(), Refused> {
 
 /// Boxes that may be left to trees of their own kind; more of them are worth a tree.
 const FEW: usize = 16;
-/// Leaves that hold one box, before it is spilled into another tree.
-const COPIES: [u32; 3] = [64, 16, 512];
 
-/// Four groups by wide source and destination; a box that is cut too often goes into one more tree.
+/// How a set of trees is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// How each is grown.
+    shape: Shape,
+    /// Trees in which what others spill may be spilled again, before one that takes all that is left.
+    spills: usize,
+    /// How many times the copies of the tree before such a tree may make.
+    more: u32,
+}
+
+impl Plan {
+    /// Speed before memory. `copies`: leaves that hold one box, before it is spilled into another tree.
+    pub(super) const fn fast(copies: u32) -> Self {
+        Self { shape: Shape { copies, dense: 0 }, spills: 1, more: 4 }
+    }
+
+    /// Memory before speed: more trees, and longer leaves, up to `dense` boxes, where cuts do not pay.
+    pub(super) const fn thrifty(dense: usize) -> Self {
+        Self { shape: Shape { copies: 64, dense }, spills: FILTER_TREES, more: 2 }
+    }
+}
+
+/// Four groups by wide source and destination; a box that is cut too often goes into one more tree. What takes too much
+/// memory so is made more thriftily.
 pub(super) fn quick(
     boxes: &Boxes,
     rules: &[Rule],
@@ -230,15 +251,30 @@ pub(super) fn quick(
     limits: &Limits,
 ) -> Result<Vec<Tree>, Refused> {
     let groups = groups(boxes);
+    let wanted = cells.min(wanted(boxes, kind));
+    for plan in [Plan::fast(64), Plan::thrifty(16), Plan::thrifty(24)] {
+        let mut work = limits.work / 8;
+        if let Ok(trees) = trees(boxes, rules, kind, &groups, plan, wanted, limits, &mut work) {
+            return Ok(trees);
+        }
+    }
     let mut refused = None;
     let mut work = limits.work;
-    for copies in COPIES {
-        match trees(boxes, rules, kind, &groups, copies, cells, limits, &mut work) {
+    for plan in [Plan::thrifty(24), Plan::thrifty(16), Plan::fast(64), Plan::fast(16), Plan::fast(512)] {
+        match trees(boxes, rules, kind, &groups, plan, cells, limits, &mut work) {
             Ok(trees) => return Ok(trees),
             Err(error) => refused = refused.or(Some(error)),
         }
     }
     Err(refused.unwrap_or(Refused::Memory { rule: 0, limit: limits.cells }))
+}
+
+/// Cells that the trees of these boxes should do with: 8 MB for 100,000 IPv4 rules, 20 MB for IPv6 ones. Small sets may take
+/// more each, since they are in the CPU's caches anyway.
+pub(super) fn wanted(boxes: &Boxes, kind: Kind) -> u32 {
+    const SMALL: u32 = 32_768;
+    let boxes = boxes.len() as u32;
+    SMALL.max(if kind.is_v6() { 3 * boxes } else { boxes + boxes / 4 })
 }
 
 /// The boxes by wide source and destination; small groups go to the last one.
@@ -271,15 +307,17 @@ pub(super) fn trees(
     rules: &[Rule],
     kind: Kind,
     groups: &[Vec<u32>],
-    copies: u32,
+    plan: Plan,
     cells: u32,
     limits: &Limits,
     work: &mut u64,
 ) -> Result<Vec<Tree>, Refused> {
     let rule_of = |item: u32| boxes.rule.get(item as usize).map_or(0, |rule| *rule as usize);
+    let Plan { shape, spills, more } = plan;
     let mut grow = |items: Vec<u32>, copies: u32| {
         let budget = 8 * cells as usize;
-        tree::grow(boxes, items, kind.is_side(), copies, budget, work).map_err(|too_large| match too_large {
+        let shape = Shape { copies, ..shape };
+        tree::grow(boxes, items, kind.is_side(), shape, budget, work).map_err(|too_large| match too_large {
             TooLarge::Memory(item) => Refused::Memory { rule: rule_of(item), limit: limits.cells },
             TooLarge::Work(item) => Refused::Work { rule: rule_of(item) },
         })
@@ -288,18 +326,20 @@ pub(super) fn trees(
     let mut spilled = Vec::new();
     let alone = boxes.len() <= 4 * FEW;
     for group in groups {
-        let mut tree = grow(group.clone(), if alone { u32::MAX } else { copies })?;
+        let mut tree = grow(group.clone(), if alone { u32::MAX } else { shape.copies })?;
         spilled.append(&mut tree.spilled);
         grown.push(tree);
     }
     spilled.sort_unstable();
-    if spilled.len() > 4 * FEW {
-        let mut tree = grow(std::mem::take(&mut spilled), 4 * copies)?;
+    let mut copies = shape.copies;
+    // One tree is for the last ones, and one for rules that are added later.
+    let most = (grown.len() + spills).min(FILTER_TREES - 2);
+    while !spilled.is_empty() {
+        copies = copies.saturating_mul(more);
+        let last = spilled.len() <= 4 * FEW || grown.len() >= most;
+        let mut tree = grow(std::mem::take(&mut spilled), if last { u32::MAX } else { copies })?;
         spilled = std::mem::take(&mut tree.spilled);
         grown.push(tree);
-    }
-    if !spilled.is_empty() {
-        grown.push(grow(spilled, u32::MAX)?);
     }
     let mut trees: Vec<Tree> =
         grown.iter().map(|grown| image::make(boxes, rules, &grown.nodes, kind.is_v6())).collect();

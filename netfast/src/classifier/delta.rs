@@ -10,7 +10,7 @@ use netfast_common::abi::FilterEntry;
 
 use super::{
     boxes::{Boxes, Kind},
-    compile::{Compiled, Limits, Refused, trees},
+    compile::{Compiled, Limits, Plan, Refused, trees},
     image::Tree,
     rule::Rule,
 };
@@ -183,7 +183,8 @@ fn overlay(rules: &[Rule], orders: &[u32], limits: &Limits) -> Result<[Option<Ar
         let all = vec![(0..boxes.len() as u32).collect()];
         // Few rules; but they may overlap in many ways, too.
         let mut work = limits.work / 64;
-        let mut trees = trees(&boxes, rules, kind, &all, u32::MAX, limits.cells, &limits, &mut work)?;
+        let plan = Plan::fast(u32::MAX);
+        let mut trees = trees(&boxes, rules, kind, &all, plan, limits.cells, &limits, &mut work)?;
         overlay[kind as usize] = trees.pop().map(Arc::new);
     }
     Ok(overlay)

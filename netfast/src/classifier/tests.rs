@@ -329,6 +329,37 @@ fn overlapping_ranges_take_few_steps() {
 }
 
 #[test]
+fn wide_rules_that_overlap_in_many_fields_take_little_memory() {
+    // Ranges of sources and of both ports, each as wide as half of all: a cut goes through most of the others.
+    let range = |number: u32, factor: u32| {
+        let (a, b) = (number.wrapping_mul(factor) >> 16, number.wrapping_mul(factor ^ 0x5555_5555) >> 16);
+        [a.min(b) as u16, a.max(b) as u16]
+    };
+    let rules: Vec<Rule> = (1..=100)
+        .map(|number| {
+            let [first, last] = range(number, 0x9e37_79b1).map(|end| u32::from(end) << 16);
+            let ports =
+                Ports::Ports { source: range(number, 0x85eb_ca6b), destination: range(number, 0xc2b2_ae35) };
+            Rule { source: Addresses::V4 { first, last }, ports, ..drop(number, [0, 0]) }
+        })
+        .collect();
+    // With leaves of six records alone they take four times as many.
+    let compiled = compile(&rules, &Limits { cells: 1500, ..Limits::default() }).unwrap();
+    // Among the small sets that may take more, it is chosen because fewer steps lead there.
+    let unbounded = compile(&rules, &Limits::default()).unwrap();
+    assert!(unbounded.cost() <= compiled.cost(), "{} and {}", unbounded.cost(), compiled.cost());
+    let mut numbers = Numbers(13 << 40);
+    let host = Host::new(&compiled);
+    for _ in 0..2000 {
+        let mut packet = to_port(numbers.below(65_536) as u16);
+        packet.key.source = addr::from_v4((numbers.next() as u32).to_be_bytes());
+        packet.key.source_port = (numbers.below(65_536) as u16).to_be_bytes();
+        let first = rules.iter().find(|rule| rule.matches(&packet, 1, None)).map(|rule| rule.number);
+        assert_eq!(first, host.ask(&packet, 1, None).rule, "{packet:?}");
+    }
+}
+
+#[test]
 fn nested_prefixes_take_few_steps() {
     // From the widest to the narrowest the first hides all others; the other way round each counts.
     let prefix = |number: u32, length: u32| {

@@ -35,6 +35,8 @@ pub(super) struct Growth<'a> {
     collect: bool,
     /// Leaves that may hold a box before it is spilled: what comes then goes without it, for it stands in another tree.
     copies: u32,
+    /// See [`Shape::dense`].
+    dense: usize,
     /// Nodes and entries of leaves that may be made.
     budget: usize,
     /// Boxes that may be looked at.
@@ -62,20 +64,30 @@ pub(super) enum TooLarge {
     Work(u32),
 }
 
-/// Grows a tree over `items` (in order). `copies`: leaves that may hold a box before it is spilled. `work`: boxes that may be
-/// looked at, and are taken off.
+/// How a tree is grown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Leaves that may hold a box before it is spilled.
+    pub(super) copies: u32,
+    /// Boxes of a part that is left whole where the best cut would put half of them into both sides: wide boxes that overlap
+    /// in all fields take memory by each cut, and save hardly a comparison.
+    pub(super) dense: usize,
+}
+
+/// Grows a tree over `items` (in order). `work`: boxes that may be looked at, and are taken off.
 pub(super) fn grow(
     boxes: &Boxes,
     items: Vec<u32>,
     collect: bool,
-    copies: u32,
+    shape: Shape,
     budget: usize,
     work: &mut u64,
 ) -> Result<Grown, TooLarge> {
     let mut growth = Growth {
         boxes,
         collect,
-        copies,
+        copies: shape.copies,
+        dense: shape.dense,
         budget,
         work,
         nodes: Vec::new(),
@@ -101,25 +113,31 @@ impl Growth<'_> {
         }
         *self.work -= work;
         let cut = if items.len() <= LEAF { None } else { self.cut(&items, &region, depth) };
-        let Some((column, threshold)) = cut else {
-            self.budget -= cost;
-            for item in &items {
-                let copies = &mut self.placed[*item as usize];
-                *copies += 1;
-                self.spilled[*item as usize] |= *copies > self.copies;
-            }
-            return Ok(self.node(Node::Leaf(items)));
-        };
+        let Some((column, threshold)) = cut else { return Ok(self.leaf(items, cost)) };
         let (mut below, mut above) = (region, region);
         below.high[column] = threshold;
         above.low[column] = threshold + 1;
         let (left, right) = self.divide(&items, column, threshold, &below, &above);
+        let both = (left.len() + right.len()).saturating_sub(items.len());
+        if items.len() <= self.dense && 2 * both > items.len() {
+            return Ok(self.leaf(items, cost));
+        }
         drop(items);
         let left = self.part(left, below, depth + 1)?;
         let right = self.part(right, above, depth + 1)?;
         // Both sides may have come out the same (rules that differ where no packet of this part can be).
         self.budget = self.budget.saturating_sub(1);
         Ok(self.node(Node::Cut { column: column as u8, threshold, left, right }))
+    }
+
+    fn leaf(&mut self, items: Vec<u32>, cost: usize) -> u32 {
+        self.budget = self.budget.saturating_sub(cost);
+        for item in &items {
+            let copies = &mut self.placed[*item as usize];
+            *copies += 1;
+            self.spilled[*item as usize] |= *copies > self.copies;
+        }
+        self.node(Node::Leaf(items))
     }
 
     fn node(&mut self, node: Node) -> u32 {
