@@ -36,7 +36,7 @@ impl Counters {
             misses: loaded.map_fd("CACHE_MISSES")?,
             filters: loaded.map_fd("FILTER_COUNTERS")?,
             flows: loaded.map_fd("FLOW_COUNTERS")?,
-            cpus: loaded.cpus as usize,
+            cpus: loaded.cpus.count as usize,
         })
     }
 

@@ -14,7 +14,9 @@ use aya::{
 
 use netfast_common::abi::{self, TAIL_CALLS};
 
-use super::{DatapathError, Options, checks, mapped::MappedArray, pins, pins::Pins, publish, sys, values};
+use super::{
+    DatapathError, Options, checks, cpus::Cpus, mapped::MappedArray, pins, pins::Pins, publish, sys, values,
+};
 
 /// The eBPF object, built by the build script.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETFAST_EBPF_OBJECT"));
@@ -40,7 +42,7 @@ pub(super) struct Loaded {
     /// What the operator should know.
     pub(super) warnings: Vec<String>,
     /// CPUs that the kernel may ever have.
-    pub(super) cpus: u32,
+    pub(super) cpus: Cpus,
 }
 
 /// Checks the host, then loads.
@@ -49,11 +51,9 @@ pub(super) fn load(options: &Options) -> Result<Loaded, DatapathError> {
     checks::bpffs(&options.pin_dir)?;
     let pins = Pins::new(&options.pin_dir);
     pins.refuse_other_versions()?;
-    let cpus = aya::util::nr_cpus()
-        .map_err(|(path, error)| DatapathError::Host(format!("cannot count the CPUs ({path}): {error}")))?;
-    let cpus = u32::try_from(cpus).unwrap_or(1);
+    let cpus = Cpus::possible()?;
 
-    let wanted = pins::wanted(OBJECT, &options.tables, cpus)?;
+    let wanted = pins::wanted(OBJECT, &options.tables, cpus.numbers)?;
     let mut adopted = pins.map("CONFIG").exists();
     let mut warnings = Vec::new();
     let mut entries = pins.adopt(&wanted, &mut warnings)?;
@@ -66,7 +66,7 @@ pub(super) fn load(options: &Options) -> Result<Loaded, DatapathError> {
     }
     pins.create()?;
 
-    let memory = |error| explain(error, pins::bytes(&wanted, cpus));
+    let memory = |error| explain(error, pins::bytes(&wanted, cpus.count));
     // First the maps, then the programs with the addresses of their values.
     drop(load_maps(OBJECT, &pins, &entries).map_err(memory)?);
     let mut values = BTreeMap::new();

@@ -9,6 +9,7 @@ mod checks;
 mod claims;
 mod clock;
 mod counters;
+mod cpus;
 mod events;
 mod filter;
 mod flows;
@@ -102,7 +103,8 @@ pub struct TableSizes {
 }
 
 impl TableSizes {
-    /// Entries of the maps whose size the operator decides. A flow has two entries, one per direction.
+    /// Entries of the maps whose size the operator decides. A flow has two entries, one per direction. `cpus`: numbers that CPUs may
+    /// have.
     fn entries(&self, cpus: u32) -> [(&'static str, u32); 11] {
         [
             ("FLOWS", self.flows.saturating_mul(2)),
@@ -368,7 +370,7 @@ fn cache_stride(loaded: &load::Loaded, name: &str) -> Result<u32, DatapathError>
     let fd = loaded.map_fd(name)?;
     let info = sys::map_info(fd.as_fd())
         .map_err(|error| DatapathError::Kernel { call: "BPF_OBJ_GET_INFO", error })?;
-    let stride = info.max_entries / loaded.cpus.max(1);
+    let stride = info.max_entries / loaded.cpus.numbers.max(1);
     // The mask needs a power of two; the configuration asks for one, a pinned map might be from elsewhere.
     Ok(if stride.is_power_of_two() { stride } else { (stride / 2).next_power_of_two() })
 }

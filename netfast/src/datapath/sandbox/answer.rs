@@ -34,7 +34,7 @@ impl Sandbox {
         self.run(ifindex, frame)?;
         let (map, cpus, pin) = {
             let loaded = lock(&self.datapath.loaded);
-            (loaded.map_fd("REQUEST")?, loaded.cpus as usize, loaded.pins.program(PROGRAM))
+            (loaded.map_fd("REQUEST")?, loaded.cpus.count as usize, loaded.pins.program(PROGRAM))
         };
         let request = u64::from(answer::request(answer, value, reason));
         sys::update_per_cpu(map.as_fd(), 0, &vec![request; cpus])
