@@ -31,13 +31,14 @@ impl Edit {
         if o.len() == n.len() && o.len() > 1 {
             let equal = |a: &[T], b: &[T]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b));
             let (down, up) = (run(o), run(n));
-            if equal(&o[down..], &n[..n.len() - down]) {
-                let moved = equal(&o[..down], &n[n.len() - down..]);
-                return Self { gone: head..head + down, new: come.end - down..come.end, moved };
-            }
+            // Of two that change places the one that goes up is the one that moves.
             if equal(&n[up..], &o[..o.len() - up]) {
                 let moved = equal(&n[..up], &o[o.len() - up..]);
                 return Self { gone: gone.end - up..gone.end, new: head..head + up, moved };
+            }
+            if equal(&o[down..], &n[..n.len() - down]) {
+                let moved = equal(&o[..down], &n[n.len() - down..]);
+                return Self { gone: head..head + down, new: come.end - down..come.end, moved };
             }
         }
         Self { gone, new: come, moved: false }
@@ -115,7 +116,8 @@ mod tests {
         assert_eq!((1..3, 1..2, false), found(b"abcd", b"axd"));
         assert_eq!((0..1, 2..3, true), found(b"abc", b"bca"));
         assert_eq!((3..4, 1..2, true), found(b"abcde", b"adbce"));
-        assert_eq!((1..2, 2..3, true), found(b"abcd", b"acbd"));
+        assert_eq!((2..3, 1..2, true), found(b"abcd", b"acbd"), "either would do: the one that goes up");
+        assert_eq!((1..2, 0..1, true), found(b"ab", b"ba"));
         assert_eq!((1..3, 1..3, false), found(b"abcd", b"axyd"), "two others, no move");
         assert_eq!((2..3, 0..1, false), found(b"abc", b"xab"), "one goes, another one comes elsewhere");
         assert_eq!((0..0, 0..3, false), found(b"", b"abc"));
