@@ -4,7 +4,7 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use netfast_common::{
     Reason, Verdict,
     abi::{
@@ -406,7 +406,7 @@ fn reflected(frame: Frame<'_>, run: &Run, l4: usize, index: u16, within_rate: bo
     // SAFETY: the caller has checked that the link header and 8 bytes from `l4` are there.
     let (macs, ports) = unsafe { (Header::checked(frame.data), Header::checked(l4)) };
     echo::swap(macs, ports);
-    let mine = Mine::find()?;
+    let Some(mine) = Mine::find() else { return Some(xdp_action::XDP_ABORTED) };
     mine.count(ECHO_COUNTERS, index as u32, bytes);
     Some(mine.finish_as(run.row, bytes, Outcome::new(Verdict::Transmit, Reason::Echoed)))
 }
@@ -441,7 +441,8 @@ fn leave(frame: Frame<'_>, run: &Run, hop: &NextHop, original: bool, target: u16
         account::count(TARGET_COUNTERS, target as u32 * 2 + direction as u32, bytes);
         return Some(account::finish(run.row, bytes, egress::send(ctx, l3, hop, run.ifindex, reason)));
     }
-    let mine = Mine::find()?;
+    // The frame is written: without counters, which each CPU has, it must not be anybody else's.
+    let Some(mine) = Mine::find() else { return Some(xdp_action::XDP_ABORTED) };
     mine.count(TARGET_COUNTERS, target as u32 * 2 + direction as u32, bytes);
     if hop.ifindex == run.ifindex {
         return Some(mine.finish_as(run.row, bytes, Outcome::new(Verdict::Transmit, reason)));
