@@ -44,7 +44,8 @@ pub fn netfast(ctx: XdpContext) -> u32 {
 /// Reads what [`netfast`] leaves.
 #[xdp(frags)]
 pub fn netfast_slow(ctx: XdpContext) -> u32 {
-    go(&ctx, slow::read)
+    let bytes = frame::length(&ctx);
+    counted(&ctx, bytes, |ctx, run| slow::read(ctx, run, bytes))
 }
 
 /// Packets that may belong to a flow in the tables.
@@ -128,8 +129,13 @@ pub fn netfast_verdict(ctx: XdpContext) -> u32 {
 /// Takes a step, and goes on as it says.
 #[inline(always)]
 fn go(ctx: &XdpContext, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
+    counted(ctx, frame::length(ctx), step)
+}
+
+/// The same with a frame of `bytes`.
+#[inline(always)]
+fn counted(ctx: &XdpContext, bytes: usize, step: impl FnOnce(&XdpContext, &Run) -> Step) -> u32 {
     let Some(run) = run::begin(ctx) else { return xdp_action::XDP_PASS };
-    let bytes = frame::length(ctx);
     let outcome = outcome(ctx, step(ctx, &run));
     account::finish(run.row, bytes, outcome)
 }

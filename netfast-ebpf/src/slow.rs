@@ -51,9 +51,9 @@ pub enum Step {
     Verdict,
 }
 
-/// Reads a frame, and describes it in the working memory for the programs that go on.
+/// Reads a frame of `bytes`, and describes it in the working memory for the programs that go on.
 #[inline(always)]
-pub fn read(ctx: &XdpContext, run: &Run) -> Step {
+pub fn read(ctx: &XdpContext, run: &Run, bytes: usize) -> Step {
     if !run.is_known() {
         return Step::Done(Outcome::pass(Reason::Unattached));
     }
@@ -62,7 +62,7 @@ pub fn read(ctx: &XdpContext, run: &Run) -> Step {
     // SAFETY: the element is this CPU's alone, and a program does not interrupt itself.
     let Memory { packet, scratch } = unsafe { &mut *memory };
     *packet = Packet::default();
-    scratch.bytes = frame::length(ctx) as u32;
+    scratch.bytes = bytes as u32;
     scratch.ended = 0;
     scratch.asked = 0;
     scratch.stage = STAGE_NEW;
