@@ -271,10 +271,11 @@ fn fill6(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
 /// second; else, by turns of the clock, one of the first set, whose flow finds another place when it comes again.
 ///
 /// A packet whose line stands in its second set pays for a mispredicted branch and one more line of the CPU's cache. With a quarter
-/// of the ways in use that is one flow in thirty; taking the emptier of both sets would make it one in six, and
-/// leave no more flows without a way but while many come at once. A cache that is `grown` to its full size, and may be filled to any degree, is another matter: three
-/// quarters full, the emptier set leaves 3 % of all packets without a line, the first one 5 %, and each costs as much as
-/// ten that have one.
+/// of the ways in use that is one flow in thirty; taking the emptier of both sets would make it one in six, and leave no more
+/// flows without a way but while many come at once.
+///
+/// A cache that is `grown` to its full size may be filled to any degree. Three quarters full, the emptier set leaves 3 % of all
+/// packets without a line, the first one 5 %, and each costs as much as ten that have one.
 #[inline(always)]
 fn choose<T>(
     run: &Run,
