@@ -6,9 +6,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::html;
+use crate::{html, report};
 
 /// What every row of results has; null where it means nothing.
 const ROW: [&str; 8] = ["name", "flows", "ns", "net_ns", "floor_ns", "mpps", "ratio_to", "ratio"];
@@ -50,6 +50,32 @@ impl Output {
         }
         Ok(())
     }
+}
+
+/// A figure to three decimals; null where there is none.
+pub fn number(x: f64) -> Value {
+    if x.is_finite() { json!((x * 1000.0).round() / 1000.0) } else { Value::Null }
+}
+
+/// A figure for a line of text; `-` where there is none.
+pub fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What a run with an A/A control has measured. It is void if that says so.
+pub fn document(aa: f64, results: Vec<Value>, marks: Vec<Value>) -> Value {
+    json!({
+        "schema": 1,
+        "machine": report::machine(),
+        "aa_ratio": number(aa),
+        "void": !report::is_steady(aa),
+        "results": results,
+        "marks": marks,
+    })
 }
 
 fn cannot_write(path: &Path) -> String {

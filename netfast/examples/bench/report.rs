@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use crate::measure::{Measured, median};
+use crate::{
+    measure::{Measured, median},
+    output::{self, number},
+};
 
 /// The case that the others' ratios are to.
 pub const REFERENCE: &str = "prog/ref_hash_dnat";
@@ -86,30 +89,31 @@ impl Report {
 
     /// The form that is kept stable.
     pub fn json(&self) -> Value {
-        let number = |x: f64| if x.is_finite() { json!((x * 1000.0).round() / 1000.0) } else { Value::Null };
-        json!({
-            "schema": 1,
-            "machine": machine(),
-            "aa_ratio": number(self.aa),
-            "void": !self.is_valid(),
-            "verified_instructions": self.verified.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-            "results": self.results.iter().map(|r| json!({
+        let row = |r: &Measured| {
+            json!({
                 "name": r.name,
                 "flows": r.flows,
                 "ns": number(r.ns),
                 "net_ns": number(r.net_ns),
                 "floor_ns": number(r.floor_ns),
                 "mpps": number(1000.0 / r.ns),
-                "ratio_to": if r.ratio.is_finite() { json!(REFERENCE) } else { Value::Null },
+                "ratio_to": r.ratio.is_finite().then_some(REFERENCE),
                 "ratio": number(r.ratio),
                 "aa": number(r.aa),
                 "void": !is_steady(r.aa),
-            })).collect::<Vec<_>>(),
-            "marks": self.marks().into_iter().map(|mark| json!({
+            })
+        };
+        let mark = |mark: Mark| {
+            json!({
                 "of": mark.of, "flows": mark.flows, "figure": mark.figure, "value": number(mark.value),
                 "at_most": mark.at_most, "met": mark.value <= mark.at_most, "void": mark.is_void,
-            })).collect::<Vec<_>>(),
-        })
+            })
+        };
+        let marks = self.marks().into_iter().map(mark).collect();
+        let mut document = output::document(self.aa, self.results.iter().map(row).collect(), marks);
+        let verified = self.verified.iter().cloned().collect::<std::collections::BTreeMap<_, _>>();
+        document["verified_instructions"] = json!(verified);
+        document
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::escape;
+use super::{
+    escape,
+    plot::{Mark, Plot, points},
+};
 
-const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 360.0;
-const LEFT: f64 = 64.0;
-const TOP: f64 = 14.0;
-const RIGHT: f64 = 190.0;
-const BOTTOM: f64 = 46.0;
+/// Width of all pictures.
+pub const WIDTH: f64 = 860.0;
 /// Colours of lines, in turn; told apart by people with colour blindness, too.
 const COLOURS: [&str; 8] =
     ["#6b7280", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31"];
@@ -80,88 +79,34 @@ pub fn count(value: f64) -> String {
 
 /// Lines over a logarithmic x axis; `None` of none.
 pub fn lines(series: &[Series], x_name: &str, y_name: &str) -> Option<String> {
-    let points = || series.iter().flat_map(|line| line.points.iter().copied());
-    let (low, high) = points().fold((f64::MAX, f64::MIN), |(low, high), (x, _)| (low.min(x), high.max(x)));
-    let most = points().map(|(_, y)| y).fold(0.0, f64::max);
+    let (low, high) =
+        points(series).fold((f64::MAX, f64::MIN), |(low, high), (x, _)| (low.min(x), high.max(x)));
+    let most = points(series).map(|(_, y)| y).fold(0.0, f64::max);
     if series.is_empty() || low >= high || most <= 0.0 {
         return None;
     }
     let step = step(most);
     let top = (most / step).ceil() * step;
-    let (wide, tall) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
-    let at_x = |x: f64| LEFT + (x.max(1.0) / low.max(1.0)).ln() / (high / low.max(1.0)).ln() * wide;
-    let at_y = |y: f64| TOP + tall - y.max(0.0) / top * tall;
-    let mut svg = open(HEIGHT);
+    let mut plot = Plot::new(360.0, 64.0, 190.0, 46.0);
+    let (left, wide, tall, bottom) = (plot.left, plot.wide, plot.tall, plot.bottom());
+    let at_x = |x: f64| left + (x.max(1.0) / low.max(1.0)).ln() / (high / low.max(1.0)).ln() * wide;
+    let at_y = |y: f64| bottom - y.max(0.0) / top * tall;
     let mut y = 0.0;
     while y <= top * 1.001 {
-        let at = at_y(y);
-        let _ = write!(
-            svg,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
-             <text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT + wide,
-            LEFT - 8.0,
-            at + 4.0,
-            short(y)
-        );
+        plot.row(at_y(y), &short(y));
         y += step;
     }
-    let mut ticks: Vec<f64> = points().map(|(x, _)| x).collect();
-    ticks.sort_by(f64::total_cmp);
-    ticks.dedup();
-    for x in ticks {
-        let _ = write!(
-            svg,
-            "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            at_x(x),
-            TOP + tall + 18.0,
-            count(x)
-        );
-    }
-    let _ = write!(
-        svg,
-        "<text class=\"axis\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{x_name}</text>\
-         <text class=\"axis\" x=\"14\" y=\"{:.1}\" transform=\"rotate(-90 14 {:.1})\" text-anchor=\"middle\">{y_name}</text>",
-        LEFT + wide / 2.0,
-        HEIGHT - 6.0,
-        TOP + tall / 2.0,
-        TOP + tall / 2.0
-    );
+    plot.columns(series, at_x, false);
+    plot.names(x_name, y_name);
     for line in series {
-        let colour = line.colour;
-        let path: Vec<String> =
-            line.points.iter().map(|(x, y)| format!("{:.1},{:.1}", at_x(*x), at_y(*y))).collect();
-        let _ = write!(svg, "<polyline class=\"line\" stroke=\"{colour}\" points=\"{}\"/>", path.join(" "));
-        for (x, y) in &line.points {
-            let _ = write!(
-                svg,
-                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"><title>{}: {} at {}</title></circle>",
-                at_x(*x),
-                at_y(*y),
-                escape(&line.name),
-                short(*y),
-                count(*x)
-            );
-        }
-    }
-    // Names at the lines' ends, moved apart.
-    let mut labels: Vec<(f64, &Series)> =
-        series.iter().filter_map(|line| Some((at_y(line.points.last()?.1), line))).collect();
-    labels.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut free = TOP;
-    for (at, line) in labels {
-        let colour = line.colour;
-        let at = at.max(free);
-        free = at + 16.0;
-        let _ = write!(
-            svg,
-            "<text class=\"label\" x=\"{:.1}\" y=\"{:.1}\" style=\"fill:{colour}\">{}</text>",
-            LEFT + wide + 10.0,
-            at + 4.0,
-            escape(&line.name)
+        plot.line(
+            line,
+            |(x, y)| (at_x(x), at_y(y)),
+            |y| Mark { radius: 3, fill: line.colour, rim: false, says: short(y) },
         );
     }
-    Some(svg + "</svg>")
+    plot.ends(series, |(_, y)| (left + wide, at_y(y)));
+    Some(plot.finish())
 }
 
 /// Bars that lie; `None` of none.

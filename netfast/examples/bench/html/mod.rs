@@ -2,6 +2,7 @@
 
 mod chart;
 mod log;
+mod plot;
 
 use std::fmt::Write as _;
 

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use netfast::api::types::Stats;
+use serde_json::{Value, json};
 
 use super::{
     cases::Case,
@@ -14,7 +15,11 @@ use super::{
     stream::{Destination, stream},
     world::World,
 };
-use crate::{measure::median, netns::wait_for};
+use crate::{
+    measure::median,
+    netns::wait_for,
+    output::{self, number},
+};
 
 /// From the first packet until it counts.
 const SETTLE: Duration = Duration::from_millis(30);
@@ -135,7 +140,7 @@ impl Turns {
         let wanted = u64::from(case.flows) * case.generators as u64;
         let mut count = 0;
         let made = wait_for("the flows", Duration::from_secs(400), || {
-            count = agent.json::<serde_json::Value>(&["flows", "count"])?["count"].as_u64().unwrap_or(0);
+            count = agent.json::<Value>(&["flows", "count"])?["count"].as_u64().unwrap_or(0);
             Ok((count >= wanted).then_some(()))
         });
         generators.into_iter().try_for_each(Generator::stop)?;
@@ -153,12 +158,12 @@ impl Turns {
     }
 
     /// Median of those that were sent.
-    pub fn offered(&self, name: &str) -> f64 {
+    fn offered(&self, name: &str) -> f64 {
         median(&mut self.of(name).iter().map(|sample| sample.offered).collect::<Vec<_>>())
     }
 
     /// Median of the parts of packets that netfast's flow cache did not decide; NaN where it is not netfast.
-    pub fn missed(&self, name: &str) -> f64 {
+    fn missed(&self, name: &str) -> f64 {
         median(
             &mut self
                 .of(name)
@@ -169,14 +174,31 @@ impl Turns {
         )
     }
 
-    /// Number of turns that count.
-    pub fn samples(&self, name: &str) -> usize {
-        self.of(name).len()
+    /// A case's row of the results, and its ratio to another case.
+    pub fn row(&self, case: &Case, to: Option<&str>) -> Value {
+        let mpps = self.median(case.name);
+        let ratio = to.map_or(f64::NAN, |to| self.ratio(case.name, to));
+        json!({
+            "name": case.name,
+            "flows": case.flows,
+            "ns": number(1000.0 / mpps),
+            "net_ns": Value::Null,
+            "floor_ns": Value::Null,
+            "mpps": number(mpps),
+            "offered_mpps": number(self.offered(case.name)),
+            "samples": self.of(case.name).len(),
+            "cache_missed": number(self.missed(case.name)),
+            "ratio_to": to.filter(|_| ratio.is_finite()),
+            "ratio": number(ratio),
+        })
     }
 
-    /// Turns that were thrown away, since the generator was held up.
-    pub const fn dropped(&self) -> u32 {
-        self.dropped
+    /// What was measured, if cases with two turns in a round are the A/A control.
+    pub fn document(&self, twice: &[&str], results: Vec<Value>, marks: Vec<Value>) -> Value {
+        let mut document = output::document(self.aa(twice), results, marks);
+        // Turns that were thrown away, since the generator was held up.
+        document["dropped_turns"] = json!(self.dropped);
+        document
     }
 
     /// Median over the rounds of the ratio of two cases' turns in the same round.
@@ -209,7 +231,7 @@ impl Turns {
     }
 
     /// Median of second turns to first ones of the same round, of cases that have more than one.
-    pub fn aa(&self, names: &[&str]) -> f64 {
+    fn aa(&self, names: &[&str]) -> f64 {
         median(&mut self.pairs(names).map(|[first, second]| second / first).collect::<Vec<_>>())
     }
 

@@ -6,7 +6,7 @@
 //! a rule drops, to the same port. Each round begins and ends the cases of a group with the group's box without rules: the
 //! difference to these two is what the rules take, and the two themselves are the A/A control.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use netfast_common::abi::bench::SINK_DROPS;
@@ -15,32 +15,20 @@ use serde_json::{Value, json};
 use crate::{
     html,
     live::{
-        self,
+        Run,
         cases::{Case, ROUTED, case},
         turns::Turns,
-        world::{Kind, Tables, World},
+        world::{Kind, Tables},
     },
-    output::{self, Output},
+    output::{number, text},
     report,
 };
 
 /// Options of `bench rules`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only cases whose name contains one of these, and those without rules that they are compared with.
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
-    /// Rounds; each case has a turn in each.
-    #[arg(long, default_value_t = 7, value_parser = output::rounds)]
-    rounds: usize,
-    /// Milliseconds of a turn.
-    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(10..))]
-    turn: u64,
-    /// The program netfast, if not the one of the same build.
-    #[arg(long, value_name = "FILE")]
-    netfast: Option<PathBuf>,
     #[command(flatten)]
-    output: Output,
+    run: Run,
     /// Write the chart by itself.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -99,7 +87,7 @@ const fn rules_of(kind: Kind) -> u32 {
 
 /// Returns whether the machine was steady.
 pub fn run(args: &Args) -> Result<bool> {
-    args.output.check()?;
+    args.run.output.check()?;
     let document = measure(args)?;
     print(&document);
     if let Some(path) = &args.svg {
@@ -108,17 +96,13 @@ pub fn run(args: &Args) -> Result<bool> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let is_valid = document["void"] == false;
-    args.output.write(document)?;
+    args.run.output.write(document)?;
     Ok(is_valid)
 }
 
 fn measure(args: &Args) -> Result<Value> {
-    let cpus = std::thread::available_parallelism()?.get();
-    ensure!(cpus >= 2, "live traffic needs two CPUs: one sends, one is measured");
-    live::private_mounts()?;
-    let binary = live::agent::binary(args.netfast.as_deref())?;
-    let wanted =
-        |case: &Case| args.only.is_empty() || args.only.iter().any(|part| case.name.contains(part.as_str()));
+    let only = &args.run.only;
+    let wanted = |case: &Case| only.is_empty() || only.iter().any(|part| case.name.contains(part.as_str()));
     let mut groups: Vec<Vec<Case>> = Vec::new();
     for group in GROUPS {
         let cases: Vec<Case> = group
@@ -132,23 +116,15 @@ fn measure(args: &Args) -> Result<Value> {
         }
     }
     ensure!(!groups.is_empty(), "no case with rules has such a name");
-    let mut kinds: Vec<Kind> = Vec::new();
-    for case in groups.iter().flatten() {
-        if !kinds.contains(&case.kind) {
-            kinds.push(case.kind);
-        }
-    }
-    eprint!("\r\x1b[Kmaking {} boxes ...", kinds.len());
-    let mut world = World::new(&kinds, cpus - 1, &binary, Tables::default())?;
+    let (mut world, mut turns) = args.run.world(groups.iter().flatten(), Tables::default())?;
     eprint!("\r\x1b[Kwaiting until the agents rest ...");
     for station in world.stations.iter().filter_map(|station| station.agent.as_ref()) {
         station.wait_rest()?;
     }
     world.programs.set_sink(SINK_DROPS)?;
-    let mut turns = Turns::new(Duration::from_millis(args.turn), cpus - 1);
-    for round in 0..=args.rounds {
+    for round in 0..=args.run.rounds {
         for case in groups.iter().flat_map(|group| group.iter().chain(&group[..1])) {
-            eprint!("\r\x1b[Kround {round} of {}: {} ...", args.rounds, case.name);
+            eprint!("\r\x1b[Kround {round} of {}: {} ...", args.run.rounds, case.name);
             // Round 0 warms up.
             turns.take(&mut world, case, round)?;
         }
@@ -158,7 +134,6 @@ fn measure(args: &Args) -> Result<Value> {
 }
 
 fn document(turns: &Turns, groups: &[Vec<Case>]) -> Value {
-    let number = |x: f64| if x.is_finite() { json!((x * 1000.0).round() / 1000.0) } else { Value::Null };
     let mut names: Vec<&str> = Vec::new();
     let mut results = Vec::new();
     let bases: Vec<&str> = groups.iter().map(|group| group[0].name).collect();
@@ -170,38 +145,19 @@ fn document(turns: &Turns, groups: &[Vec<Case>]) -> Value {
                 continue;
             }
             names.push(case.name);
-            let with_rules = case.name != base;
-            let mpps = turns.median(case.name);
-            let ratio = if with_rules { turns.ratio(case.name, base) } else { f64::NAN };
-            let net = if with_rules { turns.difference_ns(case.name, base) } else { f64::NAN };
-            results.push(json!({
-                "name": case.name,
-                "flows": case.flows,
-                "rules": rules_of(case.kind),
-                "ns": number(1000.0 / mpps),
-                "net_ns": number(net),
-                "floor_ns": number(1000.0 / turns.median(base)),
-                "mpps": number(mpps),
-                "offered_mpps": number(turns.offered(case.name)),
-                "samples": turns.samples(case.name),
-                "cache_missed": number(turns.missed(case.name)),
-                "ratio_to": with_rules.then_some(base),
-                "ratio": number(ratio),
-                "resolution_ns": number(resolution),
-            }));
+            let to = (case.name != base).then_some(base);
+            let net = to.map_or(f64::NAN, |base| turns.difference_ns(case.name, base));
+            let mut row = turns.row(case, to);
+            row["rules"] = json!(rules_of(case.kind));
+            row["net_ns"] = number(net);
+            row["floor_ns"] = number(1000.0 / turns.median(base));
+            row["resolution_ns"] = number(resolution);
+            results.push(row);
         }
     }
-    let aa = turns.aa(&bases);
-    json!({
-        "schema": 1,
-        "machine": report::machine(),
-        "aa_ratio": number(aa),
-        "void": !report::is_steady(aa),
-        "dropped_turns": turns.dropped(),
-        "resolution_ns": number(resolution),
-        "results": results,
-        "marks": [],
-    })
+    let mut document = turns.document(&bases, results, Vec::new());
+    document["resolution_ns"] = number(resolution);
+    document
 }
 
 fn print(document: &Value) {
@@ -209,11 +165,6 @@ fn print(document: &Value) {
         "{:<30} {:>8} {:>10} {:>8} {:>10} {:>10} {:>8} {:>8}",
         "case", "rules", "flows", "Mpps", "ns", "net ns", "missed", "ratio"
     );
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "-".to_owned(),
-        other => other.to_string(),
-    };
     let tenths = |value: &Value| value.as_f64().map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
     for row in document["results"].as_array().into_iter().flatten() {
         println!(
