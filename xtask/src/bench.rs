@@ -20,7 +20,7 @@ pub struct Args {
 
 /// Passes everything on. Where the real agent is measured, it is built before.
 pub fn run(args: Args) -> Result<()> {
-    let agents = ["live", "control", "all"];
+    let agents = ["live", "rules", "control", "all"];
     if args.args.iter().any(|arg| agents.iter().any(|name| arg == name)) {
         setup::ensure(Group::Build)?;
         let line = ["build", "--release", "--package", "netfast", "--bin", "netfast"];

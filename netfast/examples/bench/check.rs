@@ -1,20 +1,16 @@
 //! `bench check`: has the program become slower, as a ratio to the reference of the same run?
 //!
-//! The table is `budgets.json` beside this file; `--bless` writes it. A row that is over its budget is measured again before it is
+//! The table is `budgets.json` beside this file; `--bless` writes it, `--bless --raise` widens it. A row that is over its budget is measured again before it is
 //! believed. A row says nothing if its A/A control fails, its rounds disagree, or the reference itself is not what it was for the
 //! table (another machine, or neighbours that take the caches): it is void, which is neither good nor bad.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     bed::Bed,
+    budgets::{Budget, Judgement, SLACK, SLACK_ELSEWHERE, Table},
     cases::{self, Under},
     measure::{self, Measured},
     output, report,
@@ -23,18 +19,12 @@ use crate::{
 /// Numbers of flows of the whole table and of the short form, whose flows fit the caches of any CPU.
 const FLOWS: [u32; 6] = [1, 1024, 8192, 32_768, 131_072, 1_048_576];
 const SHORT: [u32; 2] = [1, 1024];
-/// So much may a ratio be above its budget.
-const SLACK: f64 = 0.05;
-/// The same on another kind of CPU than the table's: caches and prices of instructions differ.
-const SLACK_ELSEWHERE: f64 = 0.30;
 /// Attempts at a row that is over its budget or void.
 const ATTEMPTS: usize = 3;
 /// Attempts that must agree on a row's being over its budget.
 const AGREE: usize = 2;
 /// Most that the rounds of a row may disagree.
 const SPREAD: f64 = 0.10;
-/// Most that the reference may differ from the table's.
-const DRIFT: f64 = 0.10;
 
 /// Options of `bench check`.
 #[derive(clap::Args)]
@@ -45,6 +35,12 @@ pub struct Args {
     /// Measure and write the table, on a quiet machine.
     #[arg(long, conflicts_with = "short")]
     bless: bool,
+    /// Keep what the table has, and widen rows by what is measured: it holds the largest of several runs.
+    #[arg(long, requires = "bless")]
+    raise: bool,
+    /// Only cases whose name contains this; the table's other rows stay as they are.
+    #[arg(long)]
+    only: Option<String>,
     /// Rounds of turns.
     #[arg(long, default_value_t = 7, value_parser = output::rounds)]
     rounds: usize,
@@ -53,46 +49,44 @@ pub struct Args {
     table: Option<PathBuf>,
 }
 
-/// The committed table.
-#[derive(Default, Serialize, Deserialize)]
-struct Table {
-    schema: u32,
-    machine: Value,
-    /// Case -> flows -> what was measured.
-    rows: BTreeMap<String, BTreeMap<u32, Budget>>,
-}
-
-/// A row of the table.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-struct Budget {
-    /// Net time as a ratio to the reference's.
-    ratio: f64,
-    /// The reference's net time as a ratio to the floor.
-    reference: f64,
-}
-
 /// What became of a row.
 enum Outcome {
-    Kept,
-    Faster,
-    Exceeded,
+    Judged(Judgement),
     Void,
     Missing,
+}
+
+impl Args {
+    /// The rows that are asked for.
+    fn rows(&self) -> Result<Vec<(cases::Case, u32)>> {
+        let flows: &[u32] = if self.short { &SHORT } else { &FLOWS };
+        let wanted = |name: &str| self.only.as_deref().is_none_or(|only| name.contains(only));
+        let rows: Vec<_> = cases::all()
+            .into_iter()
+            .filter(|case| case.under == Under::Netfast && wanted(case.name))
+            .flat_map(|case| {
+                let flows = if case.by_flows { flows.to_vec() } else { vec![case.flows] };
+                flows.into_iter().map(move |flows| (case.clone(), flows))
+            })
+            .collect();
+        ensure!(!rows.is_empty(), "no case has such a name");
+        Ok(rows)
+    }
 }
 
 /// Compares or blesses; returns whether nothing has become slower.
 pub fn run(args: &Args) -> Result<bool> {
     let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bench/budgets.json");
     let path = args.table.clone().unwrap_or_else(|| committed.into());
+    let rows = args.rows()?;
+    let table = read(&path);
+    if args.bless {
+        return bless(args, &rows, table, &path);
+    }
+    let table = table?;
     let mut bed = Bed::new()?;
     measure::settle()?;
-    if args.bless {
-        return bless(&mut bed, args.rounds, &path);
-    }
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let table: Table = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-    let here = report::machine();
-    let slack = if here["cpu"] == table.machine["cpu"] {
+    let slack = if table.is_of(&report::machine()) {
         SLACK
     } else {
         println!(
@@ -103,27 +97,27 @@ pub fn run(args: &Args) -> Result<bool> {
         SLACK_ELSEWHERE
     };
     let (mut over, mut void, mut kept) = (0, 0, 0);
-    for (case, flows) in rows(if args.short { &SHORT } else { &FLOWS }) {
-        let budget = table.rows.get(case.name).and_then(|row| row.get(&flows)).copied();
-        let (row, outcome) = compare(&mut bed, &case, flows, args.rounds, budget, slack)?;
+    for (case, flows) in &rows {
+        let budget = table.budget(case.name, *flows);
+        let (row, outcome) = compare(&mut bed, case, *flows, args.rounds, budget, slack)?;
         let said = match outcome {
-            Outcome::Kept => "ok",
-            Outcome::Faster => "ok, and faster: bless the table",
-            Outcome::Exceeded => "OVER BUDGET",
+            Outcome::Judged(Judgement::Kept) => "ok",
+            Outcome::Judged(Judgement::Faster) => "ok, and faster: bless the table",
+            Outcome::Judged(Judgement::Exceeded) => "OVER BUDGET",
             Outcome::Void => "void",
             Outcome::Missing => "not in the table: bless it",
         };
-        let budget = budget.map_or("-".to_owned(), |budget| format!("{:.3}", budget.ratio));
+        let budget = budget.map_or("-".to_owned(), |budget| format!("{:.3}", budget.ratio()));
         println!("{:<20} {flows:>9} {:>7.3} of {budget:>6}  {said}", case.name, row.ratio);
         match outcome {
-            Outcome::Exceeded => over += 1,
+            Outcome::Judged(Judgement::Exceeded) => over += 1,
             Outcome::Void => void += 1,
             _ => kept += 1,
         }
     }
     if over > 0 {
         println!(
-            "{over} ratios are over their budgets. If that is meant: `cargo xtask bench check --bless --rounds 15` on a quiet machine"
+            "{over} ratios are over their budgets. If that is meant: `cargo xtask bench check --bless` on a quiet machine (docs/benchmarks.md)"
         );
     } else if void > 0 {
         println!("void: the machine is too noisy for {void} rows ({kept} others are within their budgets)");
@@ -133,16 +127,9 @@ pub fn run(args: &Args) -> Result<bool> {
     Ok(over == 0)
 }
 
-/// The rows of the table.
-fn rows(flows: &[u32]) -> Vec<(cases::Case, u32)> {
-    cases::all()
-        .into_iter()
-        .filter(|case| case.under == Under::Netfast)
-        .flat_map(|case| {
-            let flows = if case.by_flows { flows.to_vec() } else { vec![case.flows] };
-            flows.into_iter().map(move |flows| (case.clone(), flows))
-        })
-        .collect()
+fn read(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
 /// Measures a row until it is within its budget and valid, or often enough.
@@ -160,17 +147,14 @@ fn compare(
         let row = measure::measure(bed, case, flows, rounds)?;
         let Some(budget) = budget else { return Ok((row, Outcome::Missing)) };
         // On another kind of CPU the reference differs by nature.
-        let same = slack > SLACK || (row.yardstick / budget.reference).ln().abs() <= DRIFT;
+        let same = slack > SLACK || budget.has_reference(row.yardstick);
         if steady(&row) && same {
-            if row.ratio < budget.ratio * (1.0 - 2.0 * slack) {
-                return Ok((row, Outcome::Faster));
+            match budget.judge(row.ratio, slack) {
+                Judgement::Exceeded => over += 1,
+                kept => return Ok((row, Outcome::Judged(kept))),
             }
-            if row.ratio <= budget.ratio * (1.0 + slack) {
-                return Ok((row, Outcome::Kept));
-            }
-            over += 1;
             if over >= AGREE {
-                return Ok((row, Outcome::Exceeded));
+                return Ok((row, Outcome::Judged(Judgement::Exceeded)));
             }
         }
         last = Some(row);
@@ -182,38 +166,47 @@ fn steady(row: &Measured) -> bool {
     report::is_steady(row.aa) && row.spread <= SPREAD
 }
 
-/// Writes the table. Rows that are void stay as they were; returns whether there are none.
-fn bless(bed: &mut Bed, rounds: usize, path: &Path) -> Result<bool> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let before: Table = serde_json::from_str(&text).unwrap_or_default();
-    let mut table = Table { schema: 1, machine: report::machine(), rows: BTreeMap::new() };
+/// Writes the table. Rows that are void or not asked for stay as they were; returns whether none is void.
+fn bless(args: &Args, rows: &[(cases::Case, u32)], before: Result<Table>, path: &Path) -> Result<bool> {
+    let machine = report::machine();
+    let mut table = match before {
+        Ok(table) if table.is_of(&machine) => table,
+        // Ratios of another kind of CPU are nothing to these.
+        Ok(table) => {
+            ensure!(
+                !args.raise,
+                "the table is of {}: begin one of this CPU by `--bless` without `--raise`",
+                table.machine["cpu"]
+            );
+            Table::new(machine)
+        }
+        Err(error) if args.raise => return Err(error),
+        Err(_) => Table::new(machine),
+    };
+    let mut bed = Bed::new()?;
+    measure::settle()?;
     let mut void = 0;
-    for (case, flows) in rows(&FLOWS) {
+    for (case, flows) in rows {
         eprint!("\r\x1b[K{} with {flows} flows ...", case.name);
-        let mut row = measure::measure(bed, &case, flows, rounds)?;
+        let mut row = measure::measure(&mut bed, case, *flows, args.rounds)?;
         for _ in 1..ATTEMPTS {
             if steady(&row) {
                 break;
             }
-            row = measure::measure(bed, &case, flows, rounds)?;
+            row = measure::measure(&mut bed, case, *flows, args.rounds)?;
         }
-        let old = before.rows.get(case.name).and_then(|row| row.get(&flows)).copied();
-        let budget = if steady(&row) {
-            let round = |x: f64| (x * 1000.0).round() / 1000.0;
-            Some(Budget { ratio: round(row.ratio), reference: round(row.yardstick) })
+        let said = if steady(&row) {
+            table.bless(case.name, *flows, Budget::new(row.ratio, row.yardstick), args.raise);
+            ""
         } else {
-            println!(
-                "\r\x1b[K{} with {flows} flows: A/A ratio {:.3}, void: left as it was",
-                case.name, row.aa
-            );
             void += 1;
-            old
+            "  void: left as it was"
         };
-        if let Some(budget) = budget {
-            table.rows.entry(case.name.to_owned()).or_default().insert(flows, budget);
-        }
+        println!(
+            "\r\x1b[K{:<20} {flows:>9} {:>7.3} A/A {:.3} spread {:.3}{said}",
+            case.name, row.ratio, row.aa, row.spread
+        );
     }
-    eprint!("\r\x1b[K");
     std::fs::write(path, serde_json::to_string_pretty(&table)? + "\n")?;
     println!("wrote {}", path.display());
     Ok(void == 0)

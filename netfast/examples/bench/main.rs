@@ -6,6 +6,7 @@
 
 mod ageing;
 mod bed;
+mod budgets;
 mod cases;
 mod check;
 mod classify;
