@@ -189,7 +189,7 @@ fn reflect(before: &[u8], packet: &Packet) {
         rewrite::reflect_ipv6(&mut Header(&mut frame[l3..l3 + 40]), 64);
     }
     let mut ports = Header(&mut frame[l4..l4 + 4]);
-    ports.put(0, rewrite::swap_ports(ports.word(0)));
+    ports.put(0, ports.word(0).rotate_left(16));
     let after = wire::parse_slice(&frame);
     let expected = Packet { key: netfast_common::flow::reverse(&packet.key), ttl: 64, ..*packet };
     assert_eq!(Ok(expected), after);

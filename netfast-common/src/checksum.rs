@@ -108,16 +108,27 @@ impl Delta {
 #[inline(always)]
 #[must_use]
 pub const fn apply_folded(delta: u16, checksum: u16) -> u16 {
-    // At most 1FFFE: the carry goes around once.
-    let sum = (!checksum) as u32 + delta as u32;
-    !((sum + (sum >> 16)) as u16)
+    // `!(!checksum + delta)` with its carry added is the difference with its borrow taken off, to the last bit: 0 and FFFF
+    // come out as they do there.
+    let difference = checksum as i32 - delta as i32;
+    (difference + (difference >> 16)) as u16
 }
 
-/// [`apply_folded`] for the checksum field of UDP, see [`Delta::apply_udp`].
+/// A folded change as a cached line keeps it: for UDP its complement (see [`apply_kept_udp`]).
 #[inline(always)]
 #[must_use]
-pub const fn apply_folded_udp(delta: u16, checksum: u16) -> u16 {
-    udp_field(checksum, apply_folded(delta, checksum))
+pub const fn kept(delta: u16, udp: bool) -> u16 {
+    if udp { !delta } else { delta }
+}
+
+/// The UDP checksum field, which is not 0, after a change that was [`kept`]: a sum of what is not 0 is not 0 with its carry
+/// added, so that a computed 0 comes out as FFFF by itself (RFC 768).
+#[inline(always)]
+#[must_use]
+pub const fn apply_kept_udp(kept: u16, checksum: u16) -> u16 {
+    // At most 1FFFE: the carry goes around once.
+    let sum = checksum as u32 + kept as u32;
+    (sum + (sum >> 16)) as u16
 }
 
 /// What another TTL changes the checksum of an IPv4 header by.
@@ -205,7 +216,10 @@ mod tests {
         fn a_folded_change_is_the_same_change(old: [u32; 3], new: [u32; 3], checksum: u16) {
             let delta = old.iter().zip(new).fold(Delta::NONE, |d, (old, new)| d.word32(*old, new));
             prop_assert_eq!(delta.apply_word(checksum), apply_folded(delta.folded(), checksum));
-            prop_assert_eq!(delta.apply_udp_word(checksum), apply_folded_udp(delta.folded(), checksum));
+            prop_assert_eq!(delta.apply_word(checksum), apply_folded(kept(delta.folded(), false), checksum));
+            if checksum != 0 {
+                prop_assert_eq!(delta.apply_udp_word(checksum), apply_kept_udp(kept(delta.folded(), true), checksum));
+            }
         }
 
         #[test]

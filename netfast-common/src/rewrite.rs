@@ -44,13 +44,26 @@ pub fn ipv4(header: &mut impl Words, source: u32, destination: u32) -> Delta {
 const TTL_STEP: Delta = Delta::NONE.word([1, 0], [0, 0]);
 
 /// What the checksums of an IPv4 packet of `old` change by when it leaves as `new` (source, destination, ports, as words that
-/// lie in a packet): that of the IP header (its TTL, lower by one, included) in the low half, that of the transport header in
-/// the high one.
+/// lie in a packet): that of the IP header (its TTL, lower by one, included) in the low half, that of the transport header, as it
+/// is [`checksum::kept`], in the high one.
 #[inline(always)]
-pub const fn deltas4(old: [u32; 3], new: [u32; 3]) -> u32 {
+pub const fn deltas4(old: [u32; 3], new: [u32; 3], udp: bool) -> u32 {
     let addresses = Delta::NONE.word32(old[0], new[0]).word32(old[1], new[1]);
     let transport = addresses.word32(old[2], new[2]);
-    addresses.and(TTL_STEP).folded() as u32 | (transport.folded() as u32) << 16
+    addresses.and(TTL_STEP).folded() as u32 | (checksum::kept(transport.folded(), udp) as u32) << 16
+}
+
+/// What the transport checksum of an IPv6 packet changes by, as it is [`checksum::kept`], when it leaves as another one: words 0 to 3 of
+/// `old` and `new` are source and destination, as they lie in a packet; `ports`: likewise, old and new.
+#[inline(always)]
+pub fn delta6(old: impl Fn(usize) -> u64, new: impl Fn(usize) -> u64, ports: (u32, u32), udp: bool) -> u16 {
+    let mut delta = Delta::NONE.word32(ports.0, ports.1);
+    let mut word = 0;
+    while word < 4 {
+        delta = delta.removed64(old(word)).added64(new(word));
+        word += 1;
+    }
+    checksum::kept(delta.folded(), udp)
 }
 
 /// [`ipv4`] with the change that [`deltas4`] has found.
@@ -178,12 +191,6 @@ pub fn reflect_ipv6(header: &mut impl Words, hop_limit: u8) {
     header.put(IPV6_HOP_LIMIT, u32::from_ne_bytes([a, b, c, hop_limit]));
 }
 
-/// Swaps source and destination port.
-#[inline(always)]
-pub const fn swap_ports(ports: u32) -> u32 {
-    ports.rotate_left(16)
-}
-
 /// Bytes on the host.
 #[cfg(any(test, feature = "user"))]
 impl Words for [u8] {
@@ -293,7 +300,8 @@ mod tests {
         ) {
             let old = [header.word(3), header.word(4), udp.word(0)];
             let new @ [source, destination, new_ports] = if nothing { old } else { new };
-            let deltas = deltas4(old, new);
+            let deltas = deltas4(old, new, false);
+            prop_assert_eq!(deltas4(old, new, true), deltas ^ 0xffff_0000);
             let (mut by, mut plain) = (header.clone(), header);
             let pseudo = ipv4(&mut plain, source, destination);
             ipv4_by(&mut by, source, destination, deltas);
@@ -302,7 +310,24 @@ mod tests {
             for checksum in [0, 1, 0x1234, 0xffff] {
                 let transport = (deltas >> 16) as u16;
                 prop_assert_eq!(delta.apply_word(checksum), checksum::apply_folded(transport, checksum));
-                prop_assert_eq!(delta.apply_udp_word(checksum), checksum::apply_folded_udp(transport, checksum));
+                if checksum != 0 {
+                    let kept = checksum::kept(transport, true);
+                    prop_assert_eq!(delta.apply_udp_word(checksum), checksum::apply_kept_udp(kept, checksum));
+                }
+            }
+        }
+
+        #[test]
+        fn changes_of_ipv6_are_those_of_its_words(old: [u64; 4], new: [u64; 4], ports: (u32, u32), checksum: u16) {
+            let halves = |word: u64| [word as u32, (word >> 32) as u32];
+            let delta = old.into_iter().zip(new).fold(Delta::NONE.word32(ports.0, ports.1), |delta, (old, new)| {
+                let ([a, b], [c, d]) = (halves(old), halves(new));
+                delta.word32(a, c).word32(b, d)
+            });
+            let by = |udp| delta6(|i| old[i], |i| new[i], ports, udp);
+            prop_assert_eq!(delta.apply_word(checksum), checksum::apply_folded(by(false), checksum));
+            if checksum != 0 {
+                prop_assert_eq!(delta.apply_udp_word(checksum), checksum::apply_kept_udp(by(true), checksum));
             }
         }
 
@@ -317,10 +342,5 @@ mod tests {
             ipv6(&mut header, [native(new); 4], [native(new); 4]);
             prop_assert_eq!(&header[..7], &before6[..7]);
         }
-    }
-
-    #[test]
-    fn ports_swap() {
-        assert_eq!(swap_ports(native([1, 2, 3, 4])), native([3, 4, 1, 2]));
     }
 }

@@ -7,7 +7,7 @@ use netfast_common::{
     answer::{self, Answer},
 };
 
-use crate::{cache, maps::COUNTERS};
+use crate::{cache, frame, maps::COUNTERS};
 
 /// How a frame's way through a program ends: verdict and reason in one word, so that BPF functions can return it. Or
 /// what the frame is to be answered with.
@@ -120,8 +120,11 @@ impl Mine {
     pub fn count(self, part: CounterPart, index: u32, bytes: usize) {
         // SAFETY: inside the block, which is this CPU's alone; a program does not interrupt itself.
         unsafe {
-            let first = self.0.cast::<Traffic>().add(part.at as usize);
-            let counter = first.add((index & (part.length - 1)) as usize);
+            let mut counter = self.0.cast::<Traffic>().add((index & (part.length - 1)) as usize);
+            if part.at != 0 {
+                // So far that an instruction's own offset does not reach it: one address for both numbers.
+                counter = frame::opaque(counter.add(part.at as usize) as usize) as *mut Traffic;
+            }
             (*counter).packets += 1;
             (*counter).bytes += bytes as u64;
         }

@@ -5,15 +5,15 @@ use core::mem::offset_of;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use netfast_common::{
     abi::{
-        CacheLine4, CacheLine6, Config, Flow, FlowKey, LineKind, line_tail, tail_generation, tail_kind,
-        tail_stamp,
+        CacheLine4, CacheLine6, Config, Flow, FlowKey, LineKind, ORIGINAL_DELTA, ORIGINAL_PORTS, line_age,
+        line_kind, line_tail, tail_generation, tail_upper,
     },
     hash, rewrite,
     wire::{Packet, UDP},
 };
 
 use crate::{
-    frame::load,
+    frame::{self, load},
     maps::{CACHE4, CACHE6},
     run::Run,
 };
@@ -23,8 +23,8 @@ use crate::{
 pub struct Fill {
     /// Kind of the line.
     pub kind: LineKind,
-    /// New destination address.
-    pub address: [u8; 16],
+    /// New destination address, or what stands in its place, as two words that lie in a line. An IPv4 line has the last four bytes.
+    pub address: [u64; 2],
     /// The port of the tail, as on the wire.
     pub port: [u8; 2],
     /// Index of the next hop.
@@ -33,6 +33,27 @@ pub struct Fill {
     pub target: u16,
     /// What the checksums of IPv4 packets change by.
     pub deltas: u32,
+}
+
+/// Two words of four bytes as one of eight, in the order in which they lie in memory.
+#[inline(always)]
+pub const fn pair(first: u32, second: u32) -> u64 {
+    let (first, second) = (first as u64, second as u64);
+    if cfg!(target_endian = "little") { first | second << 32 } else { first << 32 | second }
+}
+
+/// The second word of a [`pair`].
+#[inline(always)]
+const fn second_of(pair: u64) -> u32 {
+    if cfg!(target_endian = "little") { (pair >> 32) as u32 } else { pair as u32 }
+}
+
+/// An address as two words that lie in memory.
+#[inline(always)]
+pub fn halves(address: &[u8; 16]) -> [u64; 2] {
+    let at = address.as_ptr() as usize;
+    // SAFETY: an address has 16 bytes.
+    unsafe { [load(at), load(at + 8)] }
 }
 
 /// Where a tuple may be cached: in either of two sets of this CPU's part. With one place and a quarter of the lines in use,
@@ -100,34 +121,38 @@ pub fn cpu() -> u32 {
 
 /// The kind of a line that matched by address and ports, if it may act now. Of one that is none it is [`LineKind::Empty`].
 #[inline(always)]
-pub fn live(run: &Run, tail: &u64, udp: bool) -> Option<u8> {
+pub fn live(config: &Config, now: u32, tail: &u64, udp: bool) -> Option<u8> {
     let at = core::ptr::from_ref(tail) as usize;
-    // SAFETY: inside the tail: its kind and protocol stand in byte 0, its generation in bytes 1 and 2 (`line_tail`).
-    let (kind, generation): (u8, u16) = unsafe { (load(at), load(at + 1)) };
+    // SAFETY: inside the tail: its generation stands in bytes 2 and 3, kind, protocol and stamp in its upper half (`line_tail`).
+    let (generation, upper): (u16, u32) = unsafe { (load(at + 2), load(at + 4)) };
+    // SAFETY: the half of a word that `as u16` keeps; so it is read as such.
+    let now_valid: u16 = unsafe { load(&raw const config.generation as usize + frame::LOW) };
+    if line_age(upper, now) >= config.line_lifetime || generation != now_valid {
+        core::hint::cold_path();
+        return None;
+    }
     // With the bit of the other protocol it is above 7.
-    let kind = kind ^ ((udp as u8) << 3);
-    let acts = kind <= 7 && generation == run.generation as u16 && age(run, *tail) < run.config.line_lifetime;
-    if acts { Some(kind) } else { None }
-}
-
-#[inline(always)]
-fn age(run: &Run, tail: u64) -> u32 {
-    run.stamp.wrapping_sub(tail_stamp(tail)) & 0xff_ffff
+    let kind = line_kind(upper) ^ ((udp as u8) << 3);
+    if kind > 7 {
+        core::hint::cold_path();
+        return None;
+    }
+    Some(kind)
 }
 
 /// What it costs to take the way of a line: 0 if it will never act again, 1 if it is a verdict's, which flows go before, else 2.
 #[inline(always)]
 fn cost(run: &Run, tail: u64) -> u32 {
-    netfast_line_cost(tail, run.generation, run.stamp, run.config.line_lifetime)
+    netfast_line_cost(tail, run.generation, run.now, run.config.line_lifetime)
 }
 
 /// See [`cost`]. A global function: the verifier looks at it once, by itself. In its callers it would follow three ways for each of four
 /// lines; and 6.18 gives up on one of them by a bug of its own ("verifier bug: stack slot 24, total slots 24").
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn netfast_line_cost(tail: u64, generation: u32, stamp: u32, lifetime: u32) -> u32 {
-    let kind = tail_kind(tail) & 7;
-    let age = stamp.wrapping_sub(tail_stamp(tail)) & 0xff_ffff;
+pub extern "C" fn netfast_line_cost(tail: u64, generation: u32, now: u32, lifetime: u32) -> u32 {
+    let kind = line_kind(tail_upper(tail)) & 7;
+    let age = line_age(tail_upper(tail), now);
     if kind == LineKind::Empty as u8 || tail_generation(tail) != generation as u16 || age >= lifetime {
         0
     } else if kind == LineKind::Verdict as u8 {
@@ -168,13 +193,29 @@ pub fn fill_flow(run: &Run, packet: &Packet, flow: &Flow, kind: LineKind) {
 
 #[inline(never)]
 fn fill_flow4(run: &Run, packet: &Packet, flow: &Flow, kind: u32) {
-    let line = line_of(flow, kind, rewrite::deltas4(words4(&packet.key), words4(&flow.translated)));
+    let (old, new) = (words4(&packet.key), words4(&flow.translated));
+    let mut line = line_of(flow, kind, rewrite::deltas4(old, new, packet.key.protocol == UDP));
+    if matches!(line.kind, LineKind::Original) {
+        const { assert!(ORIGINAL_PORTS == 0) };
+        line.address = [0, pair(0, new[2])];
+    }
     fill(run, 4, &packet.key, &line);
 }
 
 #[inline(never)]
 fn fill_flow6(run: &Run, packet: &Packet, flow: &Flow, kind: u32) {
-    fill(run, 6, &packet.key, &line_of(flow, kind, 0));
+    let mut line = line_of(flow, kind, 0);
+    if matches!(line.kind, LineKind::Original) {
+        // SAFETY: a key begins with two addresses of 16 bytes.
+        let word = |key: &FlowKey, i: usize| unsafe { load(core::ptr::from_ref(key) as usize + 8 * i) };
+        let (old, new) = (&packet.key, &flow.translated);
+        let ports = (native_ports(old).1, native_ports(new).1);
+        let delta = rewrite::delta6(|i| word(old, i), |i| word(new, i), ports, old.protocol == UDP);
+        const { assert!(ORIGINAL_PORTS == 0 && ORIGINAL_DELTA == 4) };
+        let [a, b] = delta.to_ne_bytes();
+        line.address = [pair(ports.1, u32::from_ne_bytes([a, b, 0, 0])), 0];
+    }
+    fill(run, 6, &packet.key, &line);
 }
 
 #[inline(always)]
@@ -185,7 +226,14 @@ fn line_of(flow: &Flow, kind: u32, deltas: u32) -> Fill {
     } else {
         (LineKind::Original, new.source_port)
     };
-    Fill { kind, address: new.destination, port, next_hop: flow.next_hop, target: flow.target, deltas }
+    Fill {
+        kind,
+        address: halves(&new.destination),
+        port,
+        next_hop: flow.next_hop,
+        target: flow.target,
+        deltas,
+    }
 }
 
 /// Puts a line for `key` into the cache of this CPU; one of a verdict only if there is a free way.
@@ -193,7 +241,7 @@ fn line_of(flow: &Flow, kind: u32, deltas: u32) -> Fill {
 pub fn fill(run: &Run, version: u8, key: &FlowKey, fill: &Fill) {
     let udp = key.protocol == UDP;
     let port = u16::from_ne_bytes(fill.port);
-    let tail = line_tail(fill.kind, udp, run.generation, port, run.stamp);
+    let tail = line_tail(fill.kind, udp, run.generation, port, run.now);
     if version == 4 { fill4(run, key, fill, udp, tail) } else { fill6(run, key, fill, udp, tail) }
 }
 
@@ -225,7 +273,7 @@ fn fill4(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
         }
         *way.cast::<u64>() = addresses;
         *way.cast::<u32>().add(2) = native;
-        *way.cast::<u32>().add(3) = load(fill.address.as_ptr() as usize + 12);
+        *way.cast::<u32>().add(3) = second_of(fill.address[1]);
         (*way).next_hop = fill.next_hop;
         (*way).target = fill.target;
         (*way).deltas = fill.deltas;
@@ -259,7 +307,7 @@ fn fill6(run: &Run, key: &FlowKey, fill: &Fill, udp: bool, tail: u64) {
         }
         (*way).source = key.source;
         (*way).destination = key.destination;
-        (*way).address = fill.address;
+        (&raw mut (*way).address).cast::<[u64; 2]>().write(fill.address);
         (*way).ports = ports;
         (*way).next_hop = fill.next_hop;
         (*way).target = fill.target;

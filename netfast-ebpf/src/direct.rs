@@ -165,7 +165,7 @@ fn forward(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) 
             let next_hop = target.next_hop;
             let line = Fill {
                 kind,
-                address: target.address,
+                address: cache::halves(&target.address),
                 port: [0, 0],
                 next_hop,
                 target: target_index,

@@ -6,8 +6,7 @@ use netfast_common::{
     abi::{ECHO_BUCKETS, ECHO_COUNTERS, ECHO_PORT_WORDS, LineKind, MAX_ALLOW, MAX_ECHOES},
     addr,
     echo::{self, BUCKETS_PER_SET, Bucket, MAX_ALLOW_PER_ECHO},
-    flow, hash,
-    rewrite::{self, Words},
+    flow, hash, rewrite,
     wire::Packet,
 };
 
@@ -31,10 +30,9 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16) -> Outco
     let (high, low) = addr::words(&packet.key.source);
     let tag = source_tag(high, low, index, run.config.seed);
     // The line keeps the tag, so that the hot program need not make it.
-    let [t0, t1, t2, t3] = tag.to_ne_bytes();
     let line = Fill {
         kind: LineKind::Echo,
-        address: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, t0, t1, t2, t3],
+        address: [0, cache::pair(0, tag)],
         port: packet.key.source_port,
         next_hop: 0,
         target: index,
@@ -92,7 +90,9 @@ fn answer(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, tag: u32) ->
 /// Swaps the MAC addresses and the ports.
 #[inline(always)]
 pub fn swap(mut macs: Header<12>, mut ports: Header<4>) {
-    ports.put(0, rewrite::swap_ports(ports.word(0)));
+    let (source, destination): (u16, u16) = (ports.get(0), ports.get(2));
+    ports.set(0, destination);
+    ports.set(2, source);
     let (d0, d4, s0, s4): (u32, u16, u32, u16) = (macs.get(0), macs.get(4), macs.get(6), macs.get(10));
     macs.set(0, s0);
     macs.set(4, s4);

@@ -1,5 +1,7 @@
 //! Packet memory: the only file that turns packet addresses into references.
 
+use core::arch::asm;
+
 use aya_ebpf::{helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use netfast_common::{
     rewrite::Words,
@@ -106,6 +108,11 @@ pub extern "C" fn netfast_option_byte(walk: u32, at: u32, byte: u32) -> u32 {
     wire::option_byte(walk, at, byte)
 }
 
+/// Offset of the lower half of a word of four bytes.
+pub const LOW: usize = if cfg!(target_endian = "little") { 0 } else { 2 };
+/// Offset of its upper half.
+pub const HIGH: usize = 2 - LOW;
+
 /// Reads a value at `address`.
 ///
 /// # Safety
@@ -128,6 +135,27 @@ pub unsafe fn load<T: Copy>(address: usize) -> T {
 pub unsafe fn store<T: Copy>(address: usize, value: T) {
     // SAFETY: see above.
     unsafe { *(address as *mut T) = value }
+}
+
+/// The same value, of which the compiler knows nothing. (`black_box` would store it in memory and read it again.)
+#[inline(always)]
+pub fn opaque(mut value: usize) -> usize {
+    // SAFETY: it changes nothing. (Without any instruction, two lines would stand at one place, and the kernel refuses such
+    // line information.)
+    unsafe {
+        asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags));
+    }
+    value
+}
+
+/// Whether two words agree in their first six bytes, as they lie in memory: MAC addresses. The shift is written out: the compiler
+/// would make a mask of eight bytes of it.
+#[inline(always)]
+pub fn same_six(one: u64, other: u64) -> bool {
+    let mut difference = (one ^ other).to_le();
+    // SAFETY: a shift of a register.
+    unsafe { asm!("{0} <<= 16", inout(reg) difference, options(pure, nomem, nostack, preserves_flags)) };
+    difference == 0
 }
 
 /// A header of `N` bytes inside the frame.

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use netfast_common::{
     Reason,
-    abi::{EventKind, HOP_VALID, HopKey, HopKeyKind, NextHop, VlanKey},
+    abi::{EventKind, HopKey, HopKeyKind, NextHop, VlanKey},
     addr,
     wire::Packet,
 };
@@ -34,7 +34,7 @@ pub fn usable(index: u16) -> Result<&'static NextHop, Reason> {
     let Some(hop) = NEXT_HOPS.get_ptr(index as u32) else { return Err(Reason::Internal) };
     // SAFETY: array elements live as long as the program; the agent stores words that are read whole.
     let hop = unsafe { &*hop };
-    if hop.flags & HOP_VALID == 0 {
+    if !hop.is_valid() {
         tell(EventKind::HopUnresolved, index as u32, None);
         return Err(Reason::HopUnresolved);
     }
@@ -146,11 +146,11 @@ fn look_up(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch, 
         if answer == FIB_SUCCESS {
             put_mac(&mut scratch.hop.destination, &params.dmac);
             put_mac(&mut scratch.hop.source, &params.smac);
-            scratch.hop.flags = HOP_VALID;
+            scratch.hop.longest = NextHop::bound(scratch.hop.mtu);
         } else if from_client && key.ifindex == l3_ifindex {
             put_mac(&mut scratch.hop.destination, &packet.source_mac);
             put_mac(&mut scratch.hop.source, &run.interface.mac);
-            scratch.hop.flags = HOP_VALID;
+            scratch.hop.longest = NextHop::bound(scratch.hop.mtu);
         }
     } else if from_client {
         key.ifindex = l3_ifindex;
@@ -165,7 +165,7 @@ fn look_up(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch, 
         scratch.hop.vlan = packet.vlan;
         put_mac(&mut scratch.hop.source, &run.interface.mac);
         scratch.hop.ifindex = run.ifindex;
-        scratch.hop.flags = HOP_VALID;
+        scratch.hop.longest = NextHop::bound(scratch.hop.mtu);
     } else {
         return 0;
     }

@@ -8,8 +8,8 @@ use netfast_common::{
 use crate::{
     cache,
     frame::{load, store},
-    maps::{CACHE4, CACHE6},
-    run::{Run, Start},
+    maps::{CACHE4, CACHE6, CONFIG},
+    run::Start,
 };
 
 /// A packet as far as its transport header matters.
@@ -55,24 +55,17 @@ impl Transport {
         self.l4 + if self.udp { 6 } else { 16 }
     }
 
-    /// Puts new ports in: that of the line, and the service's, or the target's, by their difference. Returns both, in any order: a
-    /// word that is read where two halves of it have just been written waits for them to leave the CPU's store buffer.
+    /// Puts the ports of an answer in: that of the line, and the service's, by its difference to the target's. Returns both, in any
+    /// order: a word that is read where two halves of it have just been written waits for them to leave the CPU's store buffer.
     #[inline(always)]
-    pub fn put_ports(self, original: bool, tail: usize, delta: u16) -> [u16; 2] {
-        // SAFETY: 8 bytes are there; the port of a line's last word stands in its bytes 3 and 4 (`line_tail`).
+    pub fn put_reply_ports(self, tail: usize, delta: u16) -> [u16; 2] {
+        // SAFETY: 8 bytes are there; the port of a line's last word stands in its bytes 0 and 1 (`line_tail`).
         unsafe {
-            let port: u16 = load(tail + 3);
-            if original {
-                let other = u16::from_be(load(self.l4 + 2)).wrapping_add(delta).to_be();
-                store(self.l4, port);
-                store(self.l4 + 2, other);
-                [port, other]
-            } else {
-                let other = u16::from_be(load(self.l4)).wrapping_sub(delta).to_be();
-                store(self.l4 + 2, port);
-                store(self.l4, other);
-                [port, other]
-            }
+            let port: u16 = load(tail);
+            let other = u16::from_be(load(self.l4)).wrapping_sub(delta).to_be();
+            store(self.l4 + 2, port);
+            store(self.l4, other);
+            [port, other]
         }
     }
 }
@@ -83,8 +76,6 @@ pub struct Found<T: 'static> {
     pub line: &'static T,
     /// Its kind.
     pub kind: u8,
-    /// What else is decided by.
-    pub run: Run<'static>,
 }
 
 /// The live line of a packet's tuple in a set. (Which of both it is, is written out here and in [`find6`]: a function for it costs a
@@ -95,18 +86,17 @@ pub fn find4(start: &Start, set: u32, ip: usize, transport: Transport) -> Option
     // SAFETY: the element belongs to this CPU, and a program does not interrupt itself.
     let set: &'static CacheSet4 = unsafe { &*CACHE4.get_ptr(set)? };
     // SAFETY: 28 bytes from `ip` are there.
-    let (addresses, ports): (u64, u32) = (unsafe { load(ip + 12) }, transport.ports());
     let same = |line: &CacheLine4| {
         let line = core::ptr::from_ref(line) as usize;
-        // SAFETY: a line begins with two addresses and two ports.
-        let (line_addresses, line_ports): (u64, u32) = unsafe { (load(line), load(line + 8)) };
-        line_addresses == addresses && line_ports == ports
+        // SAFETY: a line begins with two addresses and two ports; 28 bytes from `ip` are there.
+        unsafe { same::<u64>(line, ip + 12) && same::<u32>(line + 8, transport.l4) }
     };
     let line = if same(&set.ways[0]) {
         &set.ways[0]
     } else if same(&set.ways[1]) {
         &set.ways[1]
     } else {
+        core::hint::cold_path();
         return None;
     };
     acting(start, line, &line.tail, transport.udp)
@@ -117,30 +107,44 @@ pub fn find4(start: &Start, set: u32, ip: usize, transport: Transport) -> Option
 pub fn find6(start: &Start, set: u32, ip: usize, transport: Transport) -> Option<Found<CacheLine6>> {
     // SAFETY: the element belongs to this CPU, and a program does not interrupt itself.
     let set: &'static CacheSet6 = unsafe { &*CACHE6.get_ptr(set)? };
-    // SAFETY: 48 bytes from `ip` are there.
-    let words: [u64; 4] = unsafe { [load(ip + 8), load(ip + 16), load(ip + 24), load(ip + 32)] };
-    let ports = transport.ports();
     let same = |line: &CacheLine6| {
         let line = core::ptr::from_ref(line) as usize;
-        // SAFETY: a line begins with two addresses; its ports stand at offset 48.
-        let (a, b, c, d, p): (u64, u64, u64, u64, u32) =
-            unsafe { (load(line), load(line + 8), load(line + 16), load(line + 24), load(line + 48)) };
-        p == ports && a == words[0] && b == words[1] && c == words[2] && d == words[3]
+        let word = |at: usize| {
+            // SAFETY: a line begins with two addresses; 48 bytes from `ip` are there.
+            unsafe { same::<u64>(line + at, ip + 8 + at) }
+        };
+        // SAFETY: as above; its ports stand at offset 48.
+        unsafe { same::<u32>(line + 48, transport.l4) && word(24) && word(16) && word(8) && word(0) }
     };
     let line = if same(&set.ways[0]) {
         &set.ways[0]
     } else if same(&set.ways[1]) {
         &set.ways[1]
     } else {
+        core::hint::cold_path();
         return None;
     };
     acting(start, line, &line.tail, transport.udp)
 }
 
+/// Whether a word of a line is that of the packet. Read anew for each line: the compiler would keep the words of the first one on the
+/// stack for the second, which is hardly ever asked.
+///
+/// # Safety
+///
+/// As for [`load`].
+#[inline(always)]
+unsafe fn same<T: Copy + PartialEq>(line: usize, packet: usize) -> bool {
+    // SAFETY: see above.
+    unsafe { load::<T>(line) == (packet as *const T).read_volatile() }
+}
+
 /// The line, if it may act now.
 #[inline(always)]
 fn acting<T>(start: &Start, line: &'static T, tail: &u64, udp: bool) -> Option<Found<T>> {
-    let run = start.run_if(true)?;
-    let kind = cache::live(&run, tail, udp)?;
-    Some(Found { line, kind, run })
+    let Some(kind) = cache::live(CONFIG.get(0)?, start.now(), tail, udp) else {
+        core::hint::cold_path();
+        return None;
+    };
+    Some(Found { line, kind })
 }

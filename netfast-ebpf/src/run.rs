@@ -24,7 +24,7 @@ pub struct Run<'a> {
     pub generation: u32,
     /// Jiffies, low 32 bits.
     pub now: u32,
-    /// Jiffies in units of about a second, for cached lines.
+    /// Jiffies in units of about a second, for what is noted by the second.
     pub stamp: u32,
 }
 
@@ -38,7 +38,7 @@ impl Run<'_> {
     /// Jiffies after which no cached line acts that was made before.
     #[inline(always)]
     pub const fn line_jiffies(&self) -> u32 {
-        (self.config.line_lifetime + 1) << (self.config.stamp_shift & 31)
+        abi::line_end(self.config.line_lifetime)
     }
 
     /// Whether the interface is one that the agent has announced.
@@ -75,6 +75,27 @@ impl Start {
     #[inline(always)]
     pub const fn is_known(&self) -> bool {
         self.interface.ifindex == self.ifindex
+    }
+
+    /// Index of an interface of which it [is known](Start::is_known) that the agent has announced it. Read where it is asked for: the
+    /// compiler would read it early, for all that may ask, and keep it on the stack.
+    #[inline(always)]
+    pub fn known_ifindex(&self) -> u32 {
+        // SAFETY: a valid reference.
+        unsafe { (&raw const self.interface.ifindex).read_volatile() }
+    }
+
+    /// Its row in the counters, likewise.
+    #[inline(always)]
+    pub fn known_row(&self) -> u32 {
+        // SAFETY: a valid reference.
+        unsafe { (&raw const self.interface.row).read_volatile() as u32 }
+    }
+
+    /// Jiffies, low 32 bits.
+    #[inline(always)]
+    pub const fn now(&self) -> u32 {
+        self.jiffies as u32
     }
 
     /// Settings as they are now. To be called once for what is decided by them.

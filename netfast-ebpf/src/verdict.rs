@@ -62,11 +62,9 @@ pub fn packet(run: &Run) -> Step {
 /// Writes a line, in the form that `hot::verdict` reads.
 #[inline(always)]
 fn fill(run: &Run, packet: &Packet, rule: u32, outcome: Outcome) {
-    let [i0, i1, i2, i3] = run.ifindex.to_ne_bytes();
-    let [r0, r1, r2, r3] = rule.to_ne_bytes();
     let line = Fill {
         kind: LineKind::Verdict,
-        address: [0, 0, 0, 0, 0, 0, 0, 0, i0, i1, i2, i3, r0, r1, r2, r3],
+        address: [0, cache::pair(run.ifindex, rule)],
         port: (outcome.bits() as u16).to_ne_bytes(),
         next_hop: packet.vlan,
         target: 0,

@@ -31,7 +31,7 @@ fn a_neighbour_is_resolved_ahead_of_use_and_kept() {
             source: bench.own_mac(),
             mtu: 1500,
             ifindex: view.ifindex("h0").unwrap(),
-            flags: abi::HOP_VALID,
+            longest: 1500,
         };
         for route in [v4, v6] {
             assert_eq!(bench.maps.entry(route.next_hop), expected);
@@ -72,8 +72,8 @@ fn a_deleted_neighbour_is_invalid_and_resolved_again() {
         bench
             .until(2 * SECOND, "an invalid entry, then a valid one", || {
                 let since = bench.maps.writes(hop).split_off(before.len());
-                let invalid = since.iter().position(|entry| entry.flags == 0);
-                invalid.is_some_and(|at| since[at..].iter().any(|entry| entry.flags == abi::HOP_VALID))
+                let invalid = since.iter().position(|entry| !entry.is_valid());
+                invalid.is_some_and(|at| since[at..].iter().any(|entry| entry.is_valid()))
             })
             .await;
         assert_eq!(bench.maps.entry(hop).destination, bench.peer_mac());
@@ -360,7 +360,7 @@ fn an_adopted_hop_keeps_its_index_and_its_content() {
         let view = again.resolve_targets(&[ip_address("10.66.0.2")]).await.unwrap();
         assert_eq!(view.route(ip_address("10.66.0.2")).unwrap().next_hop, hop);
         let since = bench.maps.writes(hop).split_off(before);
-        assert!(since.iter().all(|entry| entry.flags == abi::HOP_VALID), "invalid meanwhile: {since:?}");
+        assert!(since.iter().all(|entry| entry.is_valid()), "invalid meanwhile: {since:?}");
     });
 }
 

@@ -261,6 +261,8 @@ impl Toolchain {
             // BTF is made from the debug information: the verifier's log, `bpftool` and BTF maps need it.
             "-Cdebuginfo=2".into(),
             "-Clink-arg=--btf".into(),
+            // Ends of ways that look alike are not joined: each jump to a joint one is an instruction and a break in the hot path's code.
+            "-Clink-arg=--llvm-args=--enable-tail-merge=0".into(),
             // 32-bit arithmetic and its jumps (Linux 5.1): less code, and a verifier that knows more of it.
             "-Ctarget-cpu=v3".into(),
             // The same source gives the same object wherever it is checked out.

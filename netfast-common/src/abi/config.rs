@@ -19,10 +19,11 @@ pub struct Config {
     pub cache4_stride: u32,
     /// Sets of the IPv6 flow cache that a CPU owns in the map.
     pub cache6_stride: u32,
-    /// A cached line's age is counted in units of `jiffies >> stamp_shift` (about a second).
+    /// What is noted by the second is counted in units of `jiffies >> stamp_shift` (about a second).
     pub stamp_shift: u32,
-    /// Age in those units from which a line must be confirmed by the flow table again. At most a quarter of the
-    /// shortest timeout of a confirmed flow (half of that after a RST: such a flow gets no new lines), so that a line is void long before its flow can expire.
+    /// Jiffies after which a cached line must be confirmed by the flow table again (give or take some [`super::LINE_TICK`]s, see [`super::line_end`]). At
+    /// most a quarter of the shortest timeout of a confirmed flow (half of that after a RST: such a flow gets no new lines), so
+    /// that a line is void long before its flow can expire.
     pub line_lifetime: u32,
     /// First and last source port (host order) that `nat` gives out.
     pub nat_port_low: u32,

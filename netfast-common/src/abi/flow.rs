@@ -57,7 +57,8 @@ pub struct Flow {
 pub enum LineKind {
     /// No line.
     Empty = 0,
-    /// Original direction of a TCP or UDP flow.
+    /// Original direction of a TCP or UDP flow. What changes with the flow stands in `address` ([`ORIGINAL_PORTS`],
+    /// [`ORIGINAL_DELTA`]); the new addresses are the target's.
     Original = 1,
     /// Reply direction of a TCP or UDP flow.
     Reply = 2,
@@ -73,10 +74,15 @@ pub enum LineKind {
     Verdict = 6,
 }
 
+/// Offset in the `address` of a line of kind [`LineKind::Original`]: both new ports, as on the wire.
+pub const ORIGINAL_PORTS: usize = 0;
+/// Likewise, of an IPv6 line only: what the transport checksum changes by, a native `u16` ([`crate::checksum::kept`]).
+pub const ORIGINAL_DELTA: usize = 4;
+
 /// A line of the IPv4 flow cache: two of them are one 64-byte cache line.
 ///
 /// The last word, made by [`line_tail`], holds what is compared or applied beside the addresses. `address` and the
-/// tail's port are the peer that changes with the flow: the target (original direction) or the client (reply).
+/// tail's port are what changes with the flow: in the original direction the new ports, in the other one the client.
 /// Everything else of the rewrite stands in the [`super::Target`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,7 +93,7 @@ pub struct CacheLine4 {
     pub destination: [u8; 4],
     /// Source port, destination port, as received.
     pub ports: [u8; 4],
-    /// New destination address.
+    /// New destination address of an answer; for others see [`LineKind`].
     pub address: [u8; 4],
     /// Index of the next hop.
     pub next_hop: u16,
@@ -107,7 +113,7 @@ pub struct CacheLine6 {
     pub source: [u8; 16],
     /// Destination address, as received.
     pub destination: [u8; 16],
-    /// New destination address.
+    /// New destination address of an answer; for others see [`LineKind`].
     pub address: [u8; 16],
     /// Source port, destination port, as received.
     pub ports: [u8; 4],
@@ -135,40 +141,76 @@ pub struct CacheSet6 {
     pub ways: [CacheLine6; 2],
 }
 
-/// Packs a line's last word: `kind_protocol` in bits 0-7 (kind in the low 3, bit 3 set for UDP), the generation's low
-/// 16 bits in 8-23, the port (bytes as on the wire, read as a native `u16`) in 24-39, the stamp's low 24 bits in 40-63.
+/// A line's age is counted in units of so many jiffies.
+pub const LINE_TICK: u32 = 16;
+
+/// Packs a line's last word: the port (bytes as on the wire, read as a native `u16`) in bits 0-15, the generation's low 16
+/// bits in 16-31, the kind in 32-34, bit 35 set for UDP, the upper 28 bits of the jiffies (`now`) in 36-63.
 #[inline(always)]
-pub const fn line_tail(kind: LineKind, udp: bool, generation: u32, port: u16, stamp: u32) -> u64 {
-    (kind as u64)
-        | ((udp as u64) << 3)
-        | (((generation & 0xffff) as u64) << 8)
-        | ((port as u64) << 24)
-        | (((stamp & 0xff_ffff) as u64) << 40)
+pub const fn line_tail(kind: LineKind, udp: bool, generation: u32, port: u16, now: u32) -> u64 {
+    let (kind, now) = (kind as u32 | (udp as u32) << 3, now & !(LINE_TICK - 1));
+    (port as u64) | (((generation & 0xffff) as u64) << 16) | ((kind | now) as u64) << 32
 }
 
-/// The low byte of a tail: kind and protocol.
+/// Kind and protocol of a tail, by its upper half: the kind's number, and 8 for UDP.
 #[inline(always)]
-pub const fn tail_kind(tail: u64) -> u8 {
-    tail as u8
+pub const fn line_kind(upper: u32) -> u8 {
+    (upper & (LINE_TICK - 1)) as u8
+}
+
+/// Jiffies since a line was made, by its tail's upper half: less than one [`LINE_TICK`] too few, less than two too many. (2^32 jiffies,
+/// 49 days at 1,000 Hz, it does not see: a line that nothing has asked for or overwritten for so long.)
+#[inline(always)]
+pub const fn line_age(upper: u32, now: u32) -> u32 {
+    // The kind stands where the stamp has no bits: it is not above what is put into the clock there.
+    (now | (LINE_TICK - 1)).wrapping_sub(upper)
+}
+
+/// Jiffies after which no line acts that was made before; `lifetime` is [`super::Config::line_lifetime`].
+#[inline(always)]
+pub const fn line_end(lifetime: u32) -> u32 {
+    lifetime + LINE_TICK
+}
+
+/// The upper half of a tail: kind, protocol and stamp.
+#[inline(always)]
+pub const fn tail_upper(tail: u64) -> u32 {
+    (tail >> 32) as u32
 }
 
 /// The generation's low 16 bits of a tail.
 #[inline(always)]
 pub const fn tail_generation(tail: u64) -> u16 {
-    (tail >> 8) as u16
+    (tail >> 16) as u16
 }
 
 /// The port of a tail (bytes as on the wire, read as a native `u16`): the new source port of the original direction,
 /// the new destination port of the reply direction.
 #[inline(always)]
 pub const fn tail_port(tail: u64) -> u16 {
-    (tail >> 24) as u16
+    tail as u16
 }
 
-/// The stamp's low 24 bits of a tail.
-#[inline(always)]
-pub const fn tail_stamp(tail: u64) -> u32 {
-    (tail >> 40) as u32
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_as_old_as_it_is() {
+        for made in [0u32, 15, 16, 12_345, u32::MAX - 300, u32::MAX] {
+            for after in [0u32, 1, 15, 16, 17, 250, 4_000, 1 << 30] {
+                for (kind, udp) in
+                    [(LineKind::Empty, false), (LineKind::Original, true), (LineKind::Verdict, true)]
+                {
+                    let tail = line_tail(kind, udp, 0x12345, 0x6789, made);
+                    let age = line_age(tail_upper(tail), made.wrapping_add(after));
+                    assert!(after < age + LINE_TICK && age < after + 2 * LINE_TICK, "{made} {after}: {age}");
+                    assert_eq!(line_kind(tail_upper(tail)), kind as u8 | (udp as u8) << 3);
+                    assert_eq!((tail_generation(tail), tail_port(tail)), (0x2345, 0x6789));
+                }
+            }
+        }
+    }
 }
 
 pod!(FlowKey => 40, Flow => 64, CacheLine4 => 32, CacheLine6 => 64, CacheSet4 => 64, CacheSet6 => 128);

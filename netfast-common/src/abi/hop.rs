@@ -26,10 +26,7 @@ pub struct InterfaceAddress {
     pub v6: [u8; 16],
 }
 
-/// [`NextHop::flags`]: the MAC address is known and current.
-pub const HOP_VALID: u32 = 1;
-
-/// A next hop: element of the map `NEXT_HOPS`. The MAC words are stored by one 64-bit store each, `flags` by one
+/// A next hop: element of the map `NEXT_HOPS`. The MAC words are stored by one 64-bit store each, `longest` by one
 /// 32-bit store; before a change of `ifindex` the entry is made invalid.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,12 +37,42 @@ pub struct NextHop {
     pub vlan: u16,
     /// Source MAC address.
     pub source: [u8; 6],
-    /// MTU of the way out in bytes, without the link header.
+    /// MTU of the way out in bytes, without the link header; 0: not known.
     pub mtu: u16,
     /// Interface to send from (the physical one where a VLAN stands on it); key of the map `DEVICES`.
     pub ifindex: u32,
-    /// [`HOP_VALID`].
-    pub flags: u32,
+    /// The longest IP packet that may go there without being asked about, in bytes; 0: none, since the MAC address is not known or
+    /// not current. See [`NextHop::opened`].
+    pub longest: u32,
+}
+
+impl NextHop {
+    /// The same with its MAC address known and current: the MTU bounds what may go there, or without one nothing does.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opened(self) -> Self {
+        Self { longest: Self::bound(self.mtu), ..self }
+    }
+
+    /// [`NextHop::longest`] of a way that is open, by its MTU.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bound(mtu: u16) -> u32 {
+        if mtu == 0 { u32::MAX } else { mtu as u32 }
+    }
+
+    /// The same with its MAC address not known or not current.
+    #[inline(always)]
+    #[must_use]
+    pub const fn closed(self) -> Self {
+        Self { longest: 0, ..self }
+    }
+
+    /// Whether its MAC address is known and current.
+    #[inline(always)]
+    pub const fn is_valid(&self) -> bool {
+        self.longest != 0
+    }
 }
 
 /// How a [`HopKey`] names its next hop.

@@ -34,11 +34,11 @@ pub use filter::{
     REJECT_USUAL,
 };
 pub use flow::{
-    CacheLine4, CacheLine6, CacheSet4, CacheSet6, Flow, FlowKey, LineKind, line_tail, tail_generation,
-    tail_kind, tail_port, tail_stamp,
+    CacheLine4, CacheLine6, CacheSet4, CacheSet6, Flow, FlowKey, LINE_TICK, LineKind, ORIGINAL_DELTA,
+    ORIGINAL_PORTS, line_age, line_end, line_kind, line_tail, tail_generation, tail_port, tail_upper,
 };
 pub use fragment::{FRAGMENT_DIRECT, FRAGMENT_SECONDS, FragmentFlow, FragmentKey};
-pub use hop::{HOP_VALID, HopKey, HopKeyKind, Interface, InterfaceAddress, NextHop, VlanKey, VlanLink};
+pub use hop::{HopKey, HopKeyKind, Interface, InterfaceAddress, NextHop, VlanKey, VlanLink};
 pub use quic::QuicKey;
 pub use rules::{
     AllowEntry, Echo, FORWARD_BY_SOURCE, FORWARD_QUIC, FORWARD_REJECTS, Forward, MAGLEV_PER_CELL, MaglevCell,

@@ -26,7 +26,7 @@ use netfast::{
 };
 use netfast_common::{
     abi::{
-        self, Config, Flow, FlowKey, HOP_VALID, Interface, NextHop, Policy, PolicyClass,
+        self, Config, Flow, FlowKey, Interface, NextHop, Policy, PolicyClass,
         bench::{FIRST_PORT, PORTS_PER_ADDRESS, Plan, ReferenceFlow, ReferenceKey},
     },
     addr,
@@ -182,7 +182,7 @@ impl Bed {
             &bed.pin_dir,
             "NEXT_HOPS",
             u32::from(HOP),
-            NextHop { destination: PEER, vlan: 0, source: MAC, mtu: 1500, ifindex, flags: HOP_VALID },
+            NextHop { destination: PEER, vlan: 0, source: MAC, mtu: 1500, ifindex, longest: 1500 },
         )?;
         Ok(bed)
     }
@@ -242,7 +242,7 @@ impl Bed {
         let mut config = array.get(&0, 0)?;
         (config.cache4_mask, config.cache6_mask) = (mask, mask);
         // Nothing expires or is confirmed anew while it is measured; that has its own cost and its own figures.
-        config.line_lifetime = 1 << 20;
+        config.line_lifetime = 1 << 30;
         array.set(0, config, 0)?;
         Ok(())
     }

@@ -39,7 +39,7 @@ impl Datapath {
             .filter_map(|index| {
                 let next_hop =
                     self.maps.targets.get(u32::from(index)).filter(|target| target.in_use == 1)?.next_hop;
-                let valid = self.hop(next_hop).is_some_and(|hop| hop.flags & abi::HOP_VALID != 0);
+                let valid = self.hop(next_hop).is_some_and(|hop| hop.is_valid());
                 Some((index, next_hop, valid))
             })
             .collect()
@@ -146,12 +146,13 @@ impl HopTable for Datapath {
     fn write(&self, index: u16, hop: &NextHop) {
         let (table, index) = (&self.maps.next_hops, u32::from(index));
         let Some(present) = table.get(index) else { return };
-        if present == *hop {
+        let hop = if hop.is_valid() { hop.opened() } else { *hop };
+        if present == hop {
             return;
         }
-        let flags = offset_of!(NextHop, flags);
-        if present.ifindex != hop.ifindex || hop.flags & abi::HOP_VALID == 0 {
-            table.store32(index, flags, 0);
+        let longest = offset_of!(NextHop, longest);
+        if present.ifindex != hop.ifindex || !hop.is_valid() {
+            table.store32(index, longest, 0);
         }
         const {
             assert!(offset_of!(NextHop, vlan) == offset_of!(NextHop, destination) + 6, "one word");
@@ -165,7 +166,7 @@ impl HopTable for Datapath {
         table.store64(index, offset_of!(NextHop, destination), word(hop.destination, hop.vlan));
         table.store64(index, offset_of!(NextHop, source), word(hop.source, hop.mtu));
         table.store32(index, offset_of!(NextHop, ifindex), hop.ifindex);
-        table.store32(index, flags, hop.flags);
+        table.store32(index, longest, hop.longest);
     }
 
     fn insert_key(&self, key: &HopKey, index: u32) -> Result<u32, HopTableError> {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use netfast_common::{
-    abi::{Config, MAX_FORWARDS, Mode, OUTSIDE, SNAT_SOURCES, SnatKey, SnatMapping},
+    abi::{Config, MAX_FORWARDS, Mode, OUTSIDE, SNAT_SOURCES, SnatKey, SnatMapping, line_end},
     snat,
 };
 
@@ -180,8 +180,7 @@ fn source(inside: &[u8; 16], config: &Config) -> usize {
 
 /// Whether a mapping has been dead for so long that no cached line and no program acts by it any more.
 fn is_over(mapping: &SnatMapping, now: u32, config: &Config) -> bool {
-    let lines = (config.line_lifetime + 1) << (config.stamp_shift & 31);
-    let grace = lines + 2 * config.hz;
+    let grace = line_end(config.line_lifetime) + 2 * config.hz;
     snat::is_dead(mapping, now) && snat::is_dead(mapping, now.wrapping_sub(grace))
 }
 
@@ -191,8 +190,8 @@ mod tests {
 
     #[test]
     fn a_mapping_is_taken_away_only_when_nothing_acts_by_it() {
-        let config = Config { hz: 250, stamp_shift: 8, line_lifetime: 10, ..Config::default() };
-        let grace = 11 * 256 + 500;
+        let config = Config { hz: 250, line_lifetime: 2_500, ..Config::default() };
+        let grace = 2_500 + netfast_common::abi::LINE_TICK + 500;
         for expires in [5_000u32, u32::MAX - 100] {
             let mapping = SnatMapping { expires, ..SnatMapping::default() };
             let over = |after: u32| is_over(&mapping, expires.wrapping_add(after), &config);

@@ -25,7 +25,7 @@ use aya::{
     programs::Xdp,
 };
 use aya_obj::programs::XdpAttachType;
-use netfast_common::abi::{self, Event, HOP_VALID, NextHop};
+use netfast_common::abi::{self, Event, NextHop};
 use nix::{
     sched::{CloneFlags, CpuSet, sched_getcpu, sched_setaffinity, unshare},
     unistd::Pid,
@@ -293,7 +293,7 @@ impl Sandbox {
     pub fn default_way(&self, target: IpAddr) -> NextHop {
         let ifindex = self.host.ports.last().map_or(0, |port| port.ifindex);
         let source = attach::mac(&self.datapath, ifindex).unwrap_or_default();
-        NextHop { destination: mac_of(target), vlan: 0, source, mtu: 1500, ifindex, flags: HOP_VALID }
+        NextHop { destination: mac_of(target), vlan: 0, source, mtu: 1500, ifindex, longest: 1500 }
     }
 
     /// Compiles and publishes rules; returns the generation and the compiler's warnings.

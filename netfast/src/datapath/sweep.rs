@@ -8,7 +8,7 @@ use std::{
 };
 
 use netfast_common::{
-    abi::{Config, Flow, FlowKey, MAX_FORWARDS, Timeouts},
+    abi::{Config, Flow, FlowKey, MAX_FORWARDS, Timeouts, line_end},
     flow::{ORIGINAL, State, elapsed, is_expired, reverse},
 };
 
@@ -228,7 +228,7 @@ impl Datapath {
         let config: Config = self.maps.config.get(0).unwrap_or_default();
         let recently =
             u32::try_from(settings::line_seconds(&config) * 2).unwrap_or(60).saturating_mul(config.hz);
-        let lines = (config.line_lifetime + 1) << (config.stamp_shift & 31);
+        let lines = line_end(config.line_lifetime);
         let forwards = self.live_forwards();
         let mut tally = Tally { generation: self.generation(), ..Tally::default() };
         // By index while counting: a hash map's look-up for each flow would take as long as the kernel's part.

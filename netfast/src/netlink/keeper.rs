@@ -383,11 +383,11 @@ impl HopKeeper {
                 source: egress.source,
                 mtu: u16::try_from(egress.mtu.min(hop.route_mtu)).unwrap_or(u16::MAX),
                 ifindex: egress.ifindex,
-                flags: 0,
+                longest: 0,
             },
-            None => abi::NextHop { flags: 0, ..before },
+            None => before,
         };
-        entry.flags = if mac.is_some() { abi::HOP_VALID } else { 0 };
+        entry = if mac.is_some() { entry.opened() } else { entry.closed() };
         let write = hop.grace.is_none() && hop.written != Some(entry);
         if write {
             // An entry that turns up is waited for anew only when it was valid before.
@@ -395,7 +395,7 @@ impl HopKeeper {
                 hop.since = world.now;
             }
             if hop.valid() && before.ifindex != entry.ifindex {
-                self.table.write(index, &abi::NextHop { flags: 0, ..before });
+                self.table.write(index, &before.closed());
             }
             self.table.write(index, &entry);
             hop.written = Some(entry);
@@ -429,7 +429,7 @@ impl HopKeeper {
 
 impl Hop {
     fn valid(&self) -> bool {
-        self.written.is_some_and(|entry| entry.flags & abi::HOP_VALID != 0)
+        self.written.is_some_and(|entry| entry.is_valid())
     }
 
     fn verdict(&self, world: World<'_>) -> Verdict {

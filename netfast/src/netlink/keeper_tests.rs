@@ -41,7 +41,7 @@ impl Maps {
         self.read(index).unwrap_or_default()
     }
     fn valid(&self, index: u16) -> bool {
-        self.entry(index).flags & abi::HOP_VALID != 0
+        self.entry(index).is_valid()
     }
 }
 
@@ -135,8 +135,7 @@ fn a_hop_is_asked_for_and_valid_only_while_its_neighbour_is() {
     assert_eq!(bench.maps.keys.lock().unwrap()[&hop_key(2, 1)], u32::from(index));
 
     bench.neighbour(key(2, 1), NeighbourState::Reachable, Some(A));
-    let valid =
-        abi::NextHop { destination: A, vlan: 0, source: OWN, mtu: 1500, ifindex: 2, flags: abi::HOP_VALID };
+    let valid = abi::NextHop { destination: A, vlan: 0, source: OWN, mtu: 1500, ifindex: 2, longest: 1500 };
     assert_eq!(bench.maps.entry(index), valid);
 
     bench.neighbour(key(2, 1), NeighbourState::Stale, Some(B));
@@ -184,7 +183,7 @@ fn a_vlan_interface_sends_tagged_from_the_one_below() {
     bench.neighbour(key(3, 1), NeighbourState::Reachable, Some(A));
     let index = bench.want(&[path(3, 1)])[0];
     let entry = bench.maps.entry(index);
-    assert_eq!((entry.ifindex, entry.vlan, entry.flags), (2, 7, abi::HOP_VALID));
+    assert_eq!((entry.ifindex, entry.vlan, entry.is_valid()), (2, 7, true));
 }
 
 #[test]
@@ -199,8 +198,8 @@ fn an_entry_is_invalid_before_its_interface_changes() {
     bench.maps.writes.lock().unwrap().clear();
     bench.with(|keeper, world| keeper.refresh_all(world));
     let writes = bench.maps.writes.lock().unwrap().clone();
-    let short: Vec<_> = writes.iter().map(|(i, hop)| (*i, hop.ifindex, hop.flags)).collect();
-    assert_eq!(short, [(index, 2, 0), (index, 9, abi::HOP_VALID)]);
+    let short: Vec<_> = writes.iter().map(|(i, hop)| (*i, hop.ifindex, hop.is_valid())).collect();
+    assert_eq!(short, [(index, 2, false), (index, 9, true)]);
 }
 
 #[test]
@@ -288,7 +287,7 @@ fn a_retiring_index_is_taken_back_by_a_target_or_a_flow() {
 fn learned_hops_are_kept_adopted_and_freed() {
     let mut bench = Bench::new();
     let standing =
-        abi::NextHop { destination: A, source: OWN, mtu: 1500, ifindex: 2, flags: abi::HOP_VALID, vlan: 0 };
+        abi::NextHop { destination: A, source: OWN, mtu: 1500, ifindex: 2, longest: 1500, vlan: 0 };
     bench.maps.write(LEARNED, &standing);
     bench.maps.insert_key(&hop_key(2, 1), u32::from(LEARNED)).unwrap();
     bench.with(|keeper, world| keeper.adopt(vec![(hop_key(2, 1), u32::from(LEARNED))], world));
@@ -337,7 +336,7 @@ fn a_hop_known_by_mac_follows_its_addresses() {
     let mac_key = abi::HopKey { ifindex: 2, kind: HopKeyKind::Mac as u32, address };
     bench.with(|keeper, world| keeper.learned(LEARNED, mac_key, world));
     let entry = bench.maps.entry(LEARNED);
-    assert_eq!((entry.destination, entry.vlan, entry.ifindex, entry.flags), (A, 7, 2, abi::HOP_VALID));
+    assert_eq!((entry.destination, entry.vlan, entry.ifindex, entry.is_valid()), (A, 7, 2, true));
 
     bench.neighbour(key(2, 1), NeighbourState::Reachable, Some(A));
     bench.neighbour(key(2, 1), NeighbourState::Reachable, Some(B));

@@ -110,7 +110,7 @@ impl Maps {
     }
 
     pub fn valid(&self, index: u16) -> bool {
-        self.entry(index).flags & abi::HOP_VALID != 0
+        self.entry(index).is_valid()
     }
 
     pub fn index_of(&self, key: &abi::HopKey) -> Option<u32> {

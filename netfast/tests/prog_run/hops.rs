@@ -36,7 +36,7 @@ fn dns() -> String {
 
 fn an_unresolved_hop_is_asked_for(bed: &mut Bed) {
     let hop = bed.way("10.0.0.53");
-    bed.sandbox.set_way(target(), Some(NextHop { flags: 0, ..hop }));
+    bed.sandbox.set_way(target(), Some(hop.closed()));
     bed.rules(&dns());
     let query = udp("198.51.100.1:6001", "192.0.2.10:53");
     let asked = |bed: &Bed| {
@@ -50,7 +50,7 @@ fn an_unresolved_hop_is_asked_for(bed: &mut Bed) {
     let sent = bed.nat("resolved", &query, TARGET);
     bed.replied("answer", &query, &sent.answer());
     bed.nat("cached", &query, TARGET);
-    bed.sandbox.set_way(target(), Some(NextHop { flags: 0, ..hop }));
+    bed.sandbox.set_way(target(), Some(hop.closed()));
     bed.expect("lost again, of a cached flow: never a stale address", &query, Drop, HopUnresolved);
     assert_eq!(1, asked(bed));
     bed.sandbox.set_way(target(), Some(hop));

@@ -406,7 +406,7 @@ fn an_error_that_cannot_go_on(bed: &mut Bed) {
         let error = about(&back, unreachable(&frame), 0, 1500).frame().bytes();
         let target = sent.destination.ip();
         let hop = bed.way(&target.to_string());
-        bed.sandbox.set_way(target, Some(NextHop { flags: 0, ..hop }));
+        bed.sandbox.set_way(target, Some(hop.closed()));
         bed.expect_on("no next hop", CLIENT_SIDE.0, &error, Drop, HopUnresolved);
         bed.sandbox.set_way(target, Some(NextHop { mtu: 60, ..hop }));
         bed.expect_on("too large", CLIENT_SIDE.0, &error, Drop, MtuExceeded);

@@ -147,7 +147,8 @@ impl Sandbox {
         let loaded = lock(&self.datapath.loaded);
         let cpu = sched_getcpu().map_err(|error| failed(error.into()))? as u32;
         let [stride4, stride6] = self.datapath.cache_strides;
-        let is_verdict = |tail: u64| abi::tail_kind(tail) & 7 == abi::LineKind::Verdict as u8;
+        let is_verdict =
+            |tail: u64| abi::line_kind(abi::tail_upper(tail)) & 7 == abi::LineKind::Verdict as u8;
         let mut count = 0;
         let cache = loaded.map_fd("CACHE4")?;
         for set in cpu * stride4..(cpu + 1) * stride4 {
@@ -162,7 +163,7 @@ impl Sandbox {
         Ok(count)
     }
 
-    /// Lets time pass, in units of about a second (rounded up): flows and the cached lines of this CPU become older by so
+    /// Lets time pass, in units of 16 jiffies (rounded up): flows and the cached lines of this CPU become older by so
     /// much, as if nothing had come meanwhile.
     ///
     /// # Errors
@@ -172,9 +173,8 @@ impl Sandbox {
         let failed = |error| DatapathError::Kernel { call: "ageing of the sandbox", error };
         let hz = u128::from(self.datapath.clock.hz());
         let config: Config = self.datapath.maps.config.get(0).unwrap_or_default();
-        let unit = 1u32 << (config.stamp_shift & 31);
         let jiffies = u32::try_from(time.as_millis() * hz / 1000).unwrap_or(u32::MAX / 4);
-        let jiffies = jiffies.next_multiple_of(unit);
+        let jiffies = jiffies.next_multiple_of(abi::LINE_TICK);
         for (table, key, mut flow) in self.entries()? {
             flow.last_seen = flow.last_seen.wrapping_sub(jiffies);
             if flow.direction == ORIGINAL {
@@ -182,9 +182,8 @@ impl Sandbox {
             }
             sys::update(self.datapath.table(table), &key, &flow, sys::Existing::Replace).map_err(failed)?;
         }
-        let units = u64::from(jiffies / unit);
         // The stamp is the topmost part of a tail: nothing stands above it that it could run over into.
-        let older = |tail: &mut u64| *tail = tail.wrapping_sub(units << 40);
+        let older = |tail: &mut u64| *tail = tail.wrapping_sub(u64::from(jiffies) << 32);
         let loaded = lock(&self.datapath.loaded);
         let cpu = sched_getcpu().map_err(|error| failed(error.into()))? as u32;
         let cache = loaded.map_fd("CACHE4")?;
