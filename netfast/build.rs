@@ -67,7 +67,10 @@ fn dir_from_env(name: &str) -> io::Result<PathBuf> {
 /// The target folder of the eBPF build: `bpf` in the outer cargo's target folder.
 ///
 /// So debug, release, test and clippy builds share one eBPF build. The outer cargo holds the lock of its own profile's
-/// folder, never the one of this folder. Cargo marks the top of a target folder by a `CACHEDIR.TAG`.
+/// folder, never the one of this folder. Cargo marks the top of a target folder by a `CACHEDIR.TAG` if it has made it, and
+/// keeps `.rustc_info.json` there in any case.
 fn target_dir(out_dir: &Path) -> PathBuf {
-    out_dir.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file()).unwrap_or(out_dir).join("bpf")
+    let is_top =
+        |dir: &&Path| ["CACHEDIR.TAG", ".rustc_info.json"].iter().any(|file| dir.join(file).is_file());
+    out_dir.ancestors().find(is_top).unwrap_or(out_dir).join("bpf")
 }

@@ -11,11 +11,12 @@ pub fn root() -> &'static Path {
     manifest_dir.parent().unwrap_or(manifest_dir)
 }
 
-/// cargo's target folder: the one that this executable was built in.
+/// cargo's target folder: the one that this executable was built in. (cargo puts no `CACHEDIR.TAG` into a folder that was there
+/// before it, such as a volume.)
 pub fn target_dir() -> PathBuf {
-    let own = env::current_exe()
-        .ok()
-        .and_then(|exe| exe.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file()).map(Path::to_owned));
+    let is_top =
+        |dir: &&Path| ["CACHEDIR.TAG", ".rustc_info.json"].iter().any(|file| dir.join(file).is_file());
+    let own = env::current_exe().ok().and_then(|exe| exe.ancestors().find(is_top).map(Path::to_owned));
     own.unwrap_or_else(|| root().join("target"))
 }
 

@@ -108,18 +108,18 @@ const fn anew(generation: u32) -> u32 {
     }
 }
 
-/// Writes all settings, each by one store. The seed stays with the pins, since cache lines are found by it.
-pub(super) fn write(datapath: &Datapath, settings: &Settings) {
-    let config = &datapath.maps.config;
-    let store = |offset: usize, value: u32| config.store32(0, offset, value);
-    let hz = datapath.clock.hz();
-    let (timeouts, line_lifetime) = times(&settings.idle, hz);
-
-    let generation = datapath.generation();
-    let ports = [*settings.nat_ports.start(), *settings.nat_ports.end()].map(u32::from);
+/// Stores what lines of the flow cache are made and judged by. The order matters: see each step.
+fn store_terms(
+    load: impl Fn(usize) -> u32,
+    mut store: impl FnMut(usize, u32),
+    ports: [u32; 2],
+    hz: u32,
+    line_lifetime: u32,
+) {
+    let generation = load(offset_of!(Config, generation));
     let places = [offset_of!(Config, nat_port_low), offset_of!(Config, nat_port_high)];
-    let other_ports = ports != places.map(|offset| config.load32(0, offset));
-    let longer = line_lifetime > config.load32(0, offset_of!(Config, line_lifetime));
+    let other_ports = ports != places.map(&load);
+    let longer = line_lifetime > load(offset_of!(Config, line_lifetime));
     // Before the generation: who sees that one must not make a line for packets that could be no answers by the old ports.
     places.into_iter().zip(ports).for_each(|(offset, port)| store(offset, port));
     if generation != 0 && (longer || other_ports) {
@@ -129,7 +129,19 @@ pub(super) fn write(datapath: &Datapath, settings: &Settings) {
     }
     store(offset_of!(Config, hz), hz);
     store(offset_of!(Config, stamp_shift), stamp_shift(hz));
+    // After the generation: a line that is void by the shorter life is of the old one.
     store(offset_of!(Config, line_lifetime), line_lifetime);
+}
+
+/// Writes all settings, each by one store. The seed stays with the pins, since cache lines are found by it.
+pub(super) fn write(datapath: &Datapath, settings: &Settings) {
+    let config = &datapath.maps.config;
+    let store = |offset: usize, value: u32| config.store32(0, offset, value);
+    let hz = datapath.clock.hz();
+    let (timeouts, line_lifetime) = times(&settings.idle, hz);
+
+    let ports = [*settings.nat_ports.start(), *settings.nat_ports.end()].map(u32::from);
+    store_terms(|offset| config.load32(0, offset), store, ports, hz, line_lifetime);
     if config.load32(0, offset_of!(Config, seed)) == 0 {
         store(offset_of!(Config, seed), random());
     }
@@ -277,6 +289,44 @@ mod tests {
                 "{generation}: {after}"
             );
         }
+    }
+
+    /// The stores that take live settings (generation 6, ports 40000 to 50000, lines of 8 units) to others, in their order.
+    fn terms(ports: [u32; 2], line_lifetime: u32) -> Vec<(usize, u32)> {
+        let live = |offset| match offset {
+            _ if offset == offset_of!(Config, generation) => 6,
+            _ if offset == offset_of!(Config, nat_port_low) => 40_000,
+            _ if offset == offset_of!(Config, nat_port_high) => 50_000,
+            _ if offset == offset_of!(Config, line_lifetime) => 8,
+            _ => 0,
+        };
+        let mut stores = Vec::new();
+        store_terms(live, |offset, value| stores.push((offset, value)), ports, 250, line_lifetime);
+        stores
+    }
+
+    #[test]
+    fn ports_are_stored_before_the_generation_that_they_are_of() {
+        let (generation, high) = (offset_of!(Config, generation), offset_of!(Config, nat_port_high));
+        let at = |stores: &[(usize, u32)], offset| stores.iter().position(|store| store.0 == offset);
+        for ports in [[40_000, 60_000], [30_000, 50_000], [1024, 2048]] {
+            let stores = terms(ports, 8);
+            let first = at(&stores, generation).unwrap();
+            assert_eq!(stores[first].1, 8, "the next one of the slot");
+            for (offset, port) in [(offset_of!(Config, nat_port_low), ports[0]), (high, ports[1])] {
+                let place = at(&stores, offset).unwrap();
+                assert!(place < first && stores[place].1 == port, "{ports:?}: {stores:?}");
+            }
+        }
+        assert_eq!(at(&terms([40_000, 50_000], 8), generation), None, "nothing is different");
+        assert_eq!(at(&terms([40_000, 50_000], 7), generation), None, "lines are void earlier");
+    }
+
+    #[test]
+    fn a_longer_life_of_lines_comes_after_its_generation() {
+        let stores = terms([40_000, 50_000], 9);
+        let at = |offset| stores.iter().position(|store| store.0 == offset).unwrap();
+        assert!(at(offset_of!(Config, generation)) < at(offset_of!(Config, line_lifetime)), "{stores:?}");
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub fn apply(intent: &Intent, operations: &[Operation]) -> Result<Changed, Error
         Change { intent: intent.clone(), named: HashSet::new(), all_filters: false, warnings: Vec::new() };
     for (number, operation) in operations.iter().enumerate() {
         change.operation(operation).map_err(|mut error| {
+            if let Some(message) = twice(intent, &operations[..number], operation) {
+                error.message = message;
+            }
             if operations.len() > 1 {
                 error.message = format!("operation {}: {}", number + 1, error.message);
             }
@@ -104,6 +107,19 @@ fn put<T>(objects: &mut Vec<T>, new: T, same: impl Fn(&T, &T) -> bool) {
         Some(present) => *present = new,
         None => objects.push(new),
     }
+}
+
+/// Says that a filter rule which is not there any more was there: it was named twice, by its name and its position.
+fn twice(intent: &Intent, before: &[Operation], operation: &Operation) -> Option<String> {
+    let Operation::FilterDelete { rule } = operation else { return None };
+    let at = intent.rules.filters.iter().position(|f| f.name.as_ref() == Some(rule))?;
+    before.iter().any(|before| matches!(before, Operation::FilterDelete { .. })).then(|| {
+        format!(
+            "filter rule {rule:?}, at position {}, is deleted by an operation before this one already: name each rule once, by its \
+             name or its position",
+            at + 1
+        )
+    })
 }
 
 /// A set that was deleted must not be missed: better words than that there is no such set.

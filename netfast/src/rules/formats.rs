@@ -42,6 +42,14 @@ struct Read {
 }
 
 impl Read {
+    /// Adds a rule of a format that tells the IP version of each, also where addresses do.
+    fn add_foreign(&mut self, mut rule: FilterRule, place: Range<usize>) {
+        if validate::filter::is_version_needless(&rule) {
+            rule.version = None;
+        }
+        self.add(rule, place);
+    }
+
     fn add(&mut self, rule: FilterRule, place: Range<usize>) {
         self.rules.filters.push(Arc::new(rule));
         self.places.push(place);

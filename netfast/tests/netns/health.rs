@@ -258,6 +258,75 @@ fn after_detection_no_request_fails() -> Result<()> {
     world.sound()
 }
 
+/// Connections of a client's that stay open: each asks once and tells who answered; by SIGUSR1 all ask once more and say whether there was an
+/// answer, in a file.
+const HELD: &str = "import json, os, signal, socket, sys
+service, count, first, second = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+def ask(connection):
+    try:
+        connection.sendall(b'GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n')
+        answer = b''
+        while not answer.partition(b'\\r\\n\\r\\n')[2].endswith(b'\\n'):
+            part = connection.recv(4096)
+            if not part:
+                return None
+            answer += part
+        return answer.split(b'\\r\\n\\r\\n')[1].split()[0].decode()
+    except OSError:
+        return None
+def all_ask(file):
+    answers = [ask(connection) for connection in connections]
+    with open(file + '.new', 'w') as out:
+        json.dump(answers, out)
+    os.rename(file + '.new', file)
+connections = [socket.create_connection((service, 80), timeout=20) for _ in range(count)]
+all_ask(first)
+signal.sigwait({signal.SIGUSR1})
+all_ask(second)
+";
+
+#[test]
+fn a_crash_ends_the_dead_targets_connections_and_no_other() -> Result<()> {
+    need!("nginx", "curl", "python3");
+    let mut world = World::new("crash")?.web()?;
+    let [a, b] = TARGETS.map(|target| format!("{target}:8080"));
+    let line = format!("forward add web tcp {SERVICE}:80 --to {a} --to {b} --health http:/,{OFTEN}");
+    world.netfast(&line)?;
+    for target in [&a, &b] {
+        wait_state(&world, "web", target, "up")?;
+    }
+    let files = ["first", "second"].map(|name| world.bed.dir().join(name));
+    let answers = |at: usize| -> Result<Vec<Option<String>>> {
+        wait_for("the clients' answers", PATIENCE, || Ok(files[at].exists().then_some(())))?;
+        Ok(serde_json::from_str(&fs::read_to_string(&files[at])?)?)
+    };
+    let mut command = world.client.command("python3");
+    let clients = world.client.spawn("held", command.args(["-c", HELD, SERVICE, "32"]).args(&files))?;
+    let before = answers(0)?;
+    for target in ["target1", "target2"] {
+        ensure!(
+            before.iter().flatten().any(|answer| answer == target),
+            "nobody reached {target}: {before:?}"
+        );
+    }
+    ensure!(before.iter().all(Option::is_some), "{before:?}");
+
+    let dead = world.servers.remove(1);
+    kill(Pid::from_raw(-dead.pid().cast_signed()), Signal::SIGKILL)?;
+    drop(dead);
+    wait_entries(&world, "web", &b, false)?;
+    clients.signal(Signal::SIGUSR1)?;
+    let after = answers(1)?;
+    // Who was with the living one is with it still; the others' connections have died with their target.
+    let expected: Vec<_> =
+        before.into_iter().map(|answer| answer.filter(|target| target == "target1")).collect();
+    ensure!(after == expected, "{after:?}, not {expected:?}\n{}", world.agent.log());
+    let fresh = world.requests(20, &format!("http://{SERVICE}/"))?;
+    ensure!(fresh.iter().all(|answer| answer.starts_with("target1 ")), "{fresh:?}");
+    world.sound()
+}
+
 /// Answers HTTP on a port of a namespace's loopback, each time after 0.8 s.
 fn sleeper(namespace: &Namespace, port: u16) -> Result<Process> {
     let program = format!(

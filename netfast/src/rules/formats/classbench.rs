@@ -27,7 +27,7 @@ pub(super) fn parse(text: &str, action: FilterAction) -> Result<Read, Error> {
         }
         let rule = classbench::line(line).and_then(|line| rule(&line, action));
         match rule.map_err(|problem| (place.clone(), problem))? {
-            Some(rule) => read.add(rule, place),
+            Some(rule) => read.add_foreign(rule, place),
             None => {
                 first = if without_ports == 0 { number } else { first };
                 without_ports += 1;

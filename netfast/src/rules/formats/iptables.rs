@@ -54,7 +54,7 @@ pub(super) fn parse(text: &str, v6: bool, choice: &Choice) -> Result<Read, Error
                             CHAINS.join(", ")
                         )));
                     }
-                    read.add(rule(&words[2..], v6, &place)?, place);
+                    read.add_foreign(rule(&words[2..], v6, &place)?, place);
                 } else if choice.chain.is_none() {
                     return Err(of.error(format!(
                         "rules of chain {:?} beside those of {wanted}: netfast has one list of rules; name the chain to \
@@ -81,7 +81,7 @@ pub(super) fn parse(text: &str, v6: bool, choice: &Choice) -> Result<Read, Error
             "DROP" => {
                 let comment = Some(format!("policy of chain {chain}"));
                 let version = Some(if v6 { 6 } else { 4 });
-                read.add(
+                read.add_foreign(
                     FilterRule { action: FilterAction::Drop, comment, version, ..FilterRule::default() },
                     place,
                 );

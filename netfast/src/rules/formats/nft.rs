@@ -220,14 +220,14 @@ impl Parser<'_> {
                     let rules = statement::rule(cursor, &base, table)?;
                     let end = cursor.before();
                     for rule in rules {
-                        self.read.add(rule, place.start..end);
+                        self.read.add_foreign(rule, place.start..end);
                     }
                 }
             }
         }
         if let Some(place) = policy {
             let comment = Some(format!("policy of chain {}", name.text));
-            self.read.add(FilterRule { action: FilterAction::Drop, comment, ..base }, place);
+            self.read.add_foreign(FilterRule { action: FilterAction::Drop, comment, ..base }, place);
         }
         self.found = true;
         Ok(())

@@ -184,6 +184,9 @@ fn filter_rules_are_an_ordered_list() {
     refused(&start, &[delete("4")], ErrorCode::NotFound, "positions are 1 to 3");
     refused(&start, &[delete("0")], ErrorCode::NotFound, "positions are 1 to 3");
     refused(&start, &[delete("aa")], ErrorCode::NotFound, "did you mean \"a\"?");
+    refused(&start, &[delete("3"), delete("c")], ErrorCode::NotFound, "\"c\", at position 3, is deleted by");
+    refused(&start, &[delete("3"), delete("c")], ErrorCode::NotFound, "name each rule once");
+    refused(&start, &[delete("3"), delete("cc")], ErrorCode::NotFound, "there is no filter rule \"cc\"");
     let (empty, words) = done(&start, &[Operation::FilterFlush]);
     assert_eq!(words, ["filter a deleted", "filter 2 deleted", "filter c deleted"]);
     refused(&empty, &[delete("1")], ErrorCode::NotFound, "there are none");

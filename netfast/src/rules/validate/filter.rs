@@ -240,6 +240,13 @@ fn said(rule: &FilterRule, sets: &Sets<'_>) -> [(&'static str, Versions); 4] {
     ]
 }
 
+/// Whether a rule's version goes without saying: its own prefixes and protocols are of no other. A set's addresses may change.
+pub fn is_version_needless(rule: &FilterRule) -> bool {
+    let [_, others @ ..] = said(rule, &Sets::default());
+    let implied = others.into_iter().fold(Versions::BOTH, |so_far, (_, versions)| so_far.and(versions));
+    rule.version.is_some_and(|version| Versions::of(version) == implied)
+}
+
 fn version_verdict(rule: &FilterRule, sets: &Sets<'_>) -> Verdict {
     if let Some(version) = rule.version
         && !matches!(version, 4 | 6)
