@@ -182,8 +182,12 @@ fn is_ours(name: &str) -> bool {
 
 fn classify(results: &[Value]) -> Vec<Series> {
     let rows = || results.iter().filter(|row| row["rules"].is_number());
-    let mut names: Vec<&str> = rows().filter_map(|row| row["name"].as_str()).collect();
-    names.dedup();
+    let mut names: Vec<&str> = Vec::new();
+    for name in rows().filter_map(|row| row["name"].as_str()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
     let mut all = Vec::new();
     for name in names {
         for (figure, what) in [("ns_uncached", "uniform"), ("ns_uncached_zipf", "Zipf 1.1")] {

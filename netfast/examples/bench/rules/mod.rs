@@ -92,8 +92,14 @@ pub fn run(args: &Args) -> Result<bool> {
     print(&document);
     if let Some(path) = &args.svg {
         let chart = html::rules_picture(document["results"].as_array().map_or(&[], Vec::as_slice));
-        std::fs::write(path, chart.unwrap_or_default())
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        match chart {
+            Some(chart) => {
+                std::fs::write(path, chart).with_context(|| format!("cannot write {}", path.display()))?
+            }
+            None => {
+                eprintln!("{} is not written: a chart takes a case with two numbers of rules", path.display())
+            }
+        }
     }
     let is_valid = document["void"] == false;
     args.run.output.write(document)?;
