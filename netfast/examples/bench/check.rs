@@ -38,9 +38,9 @@ pub struct Args {
     /// Keep what the table has, and widen rows by what is measured: it holds the largest of several runs.
     #[arg(long, requires = "bless")]
     raise: bool,
-    /// Only cases whose name contains this; the table's other rows stay as they are.
-    #[arg(long)]
-    only: Option<String>,
+    /// Only cases whose name contains one of these; the table's other rows stay as they are.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Rounds of turns.
     #[arg(long, default_value_t = 7, value_parser = output::rounds)]
     rounds: usize,
@@ -60,7 +60,8 @@ impl Args {
     /// The rows that are asked for.
     fn rows(&self) -> Result<Vec<(cases::Case, u32)>> {
         let flows: &[u32] = if self.short { &SHORT } else { &FLOWS };
-        let wanted = |name: &str| self.only.as_deref().is_none_or(|only| name.contains(only));
+        let wanted =
+            |name: &str| self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()));
         let rows: Vec<_> = cases::all()
             .into_iter()
             .filter(|case| case.under == Under::Netfast && wanted(case.name))
