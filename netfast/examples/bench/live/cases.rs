@@ -83,6 +83,7 @@ pub const REFERENCES: &[(&str, &str)] = &[
     ("live/filter_10000_routed", "live/filter_10_routed"),
     ("live/filter_10000_uncached", "live/filter_10_uncached"),
     ("live/nft_linear_10000", "live/nft_linear_10"),
+    ("live/nat_1_cpu", "live/redirect_1_cpu"),
     ("live/redirect_2_cpus", "live/redirect_1_cpu"),
     ("live/nat_2_cpus", "live/nat_1_cpu"),
 ];
