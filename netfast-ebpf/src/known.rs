@@ -12,8 +12,10 @@ use netfast_common::{
 
 use crate::{
     account::Outcome,
-    cache, classify, hops, log,
-    maps::{FLOWS, FORWARDS, HALF_OPEN, TARGETS},
+    cache, classify,
+    half_open::{self, ORIGINAL_KEY, PACKET_KEY, REPLY_KEY},
+    hops, log,
+    maps::{FLOWS, FORWARDS, TARGETS},
     run::Run,
     scratch::{STAGE_RECHECKED, Scratch},
     snat, translate,
@@ -40,7 +42,7 @@ pub enum Found {
 pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Found {
     let (entry, confirmed) = match FLOWS.get_ptr_mut(&packet.key) {
         Some(entry) => (entry, true),
-        None => match HALF_OPEN.get_ptr_mut(&packet.key) {
+        None => match half_open::get(PACKET_KEY) {
             Some(entry) => (entry, false),
             None => return Found::Nothing,
         },
@@ -75,14 +77,14 @@ fn original(
         remove(scratch);
         return Found::Nothing;
     }
-    let Some(twin) = lookup(&scratch.reply_key, confirmed) else {
+    let Some(twin) = lookup(&scratch.reply_key, REPLY_KEY, confirmed) else {
         remove(scratch);
         return Found::Nothing;
     };
     // SAFETY: see `packet`.
     if flow::reverse(unsafe { &(*twin).translated }) != packet.key {
         // The reply entry was evicted and its source port has gone to another flow: this flow is dead, that one lives.
-        let _ = HALF_OPEN.remove(&packet.key);
+        half_open::remove(PACKET_KEY);
         let _ = FLOWS.remove(&packet.key);
         return Found::Nothing;
     }
@@ -112,7 +114,7 @@ fn original(
                 // SAFETY: see `packet`.
                 unsafe { (*twin).last_seen = run.now };
                 let _ = FLOWS.remove(&packet.key);
-                let _ = HALF_OPEN.remove(&packet.key);
+                half_open::remove(PACKET_KEY);
                 return Found::Nothing;
             }
             Fate::Ends => {
@@ -179,13 +181,13 @@ fn reply(
     scratch.reply_key = packet.key;
     scratch.original_key = flow::reverse(&scratch.flow.translated);
     // SAFETY: see `packet`.
-    let authority = lookup(&scratch.original_key, confirmed)
+    let authority = lookup(&scratch.original_key, ORIGINAL_KEY, confirmed)
         .filter(|original| flow::reverse(unsafe { &(**original).translated }) == packet.key);
     let Some(authority) = authority else {
         // It leads nowhere, or its flow has another translation by now. Not while cached lines may act: nobody else is to
         // get its source port until then.
         if flow::elapsed(run.now, scratch.flow.last_seen) > run.line_jiffies() {
-            let _ = HALF_OPEN.remove(&packet.key);
+            half_open::remove(PACKET_KEY);
             let _ = FLOWS.remove(&packet.key);
         }
         return Found::Nothing;
@@ -298,10 +300,10 @@ pub fn forward_exists(run: &Run, flow: &Flow) -> bool {
     FORWARDS.get(index).is_some_and(|forward| forward.uid == flow.forward_uid)
 }
 
-/// The entry of `key`, in the table where it should be or, if another CPU has just confirmed the flow, in the other.
+/// The entry of `key`, which stands at `place` of the working memory (`half_open::…_KEY`), in the table where it should be or, if another CPU has just confirmed the flow, in the other.
 #[inline(always)]
-pub fn lookup(key: &FlowKey, confirmed: bool) -> Option<*mut Flow> {
-    if !confirmed && let Some(entry) = HALF_OPEN.get_ptr_mut(key) {
+pub fn lookup(key: &FlowKey, place: u32, confirmed: bool) -> Option<*mut Flow> {
+    if !confirmed && let Some(entry) = half_open::get(place) {
         return Some(entry);
     }
     FLOWS.get_ptr_mut(key)
@@ -312,8 +314,8 @@ pub fn lookup(key: &FlowKey, confirmed: bool) -> Option<*mut Flow> {
 fn remove(scratch: &Scratch) {
     let _ = FLOWS.remove(&scratch.original_key);
     let _ = FLOWS.remove(&scratch.reply_key);
-    let _ = HALF_OPEN.remove(&scratch.original_key);
-    let _ = HALF_OPEN.remove(&scratch.reply_key);
+    half_open::remove(ORIGINAL_KEY);
+    half_open::remove(REPLY_KEY);
 }
 
 /// Moves both entries to the table of confirmed flows. They are never in neither table, so that no other flow can get
@@ -329,7 +331,7 @@ fn promote(scratch: &Scratch, original: *mut Flow, reply: *mut Flow) -> bool {
         let _ = FLOWS.remove(&scratch.reply_key);
         return false;
     }
-    let _ = HALF_OPEN.remove(&scratch.original_key);
-    let _ = HALF_OPEN.remove(&scratch.reply_key);
+    half_open::remove(ORIGINAL_KEY);
+    half_open::remove(REPLY_KEY);
     true
 }
