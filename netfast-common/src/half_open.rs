@@ -7,15 +7,16 @@
 //! A word holds 16 bits of the key's hash (the *tag*; 0: the way is empty), the counter's low 15 bits as they were when the entry was made or
 //! last used, and whether somebody is writing the entry (*busy*). The way of a new entry is the one whose number lies farthest
 //! behind the counter: an empty one, since those are given a number half the range behind, or the one that was not used for
-//! longest. A way is taken by a compare-and-exchange of its word, and given to others by another one, after its entry was
+//! longest: under a flood the oldest, otherwise nobody. A way is taken by a compare-and-exchange of its word, and given to others by another one, after its entry was
 //! written: an entry is seen whole or not at all by whoever sees its word for the first time.
 //!
 //! **No key has two entries.** Who has taken a way looks through the set for its tag once more, and gives the way back if another one
 //! has the same key or is busy with the same tag. Of two CPUs at least one sees the other, since each looks after its exchange;
 //! if both do, both give up, and their callers try again or try another key.
 //!
-//! **A pointer to an entry may outlive it.** As with the kernel's LRU hash, which hands out preallocated elements: the entry is evicted and written anew
-//! meanwhile. So whoever reads one copies it and checks that the flow's two entries lead to each other.
+//! **A pointer to an entry may outlive it.** The entry may be pushed out and written anew meanwhile, as an element of the kernel's LRU hash
+//! may, which is preallocated and used again at once. So whoever reads one copies it and checks that the flow's two entries lead to each
+//! other.
 
 use crate::{
     abi::{FlowKey, HALF_OPEN_SLOTS},
@@ -29,6 +30,8 @@ pub const WAYS: u32 = HALF_OPEN_SLOTS - 1;
 const BUSY: u32 = 1;
 /// Bits of a word below the tag.
 const LOW: u32 = 0xffff;
+/// Half of their range.
+const HALF: u32 = 0x8000;
 /// A word may be ahead of the counter as it was read, by as many insertions as other CPUs make meanwhile: such entries are young, not old.
 const AHEAD: u32 = 256;
 /// An entry is marked as used anew when so many others were made in its set since the last time: not with each packet.
@@ -91,20 +94,21 @@ pub const fn is_busy(word: u32) -> bool {
     word & BUSY != 0
 }
 
-/// Word of an empty way: half the range behind, where no entry is unless thousands came after it.
+/// Word of a way that is empty since the counter stood so: half the range behind an entry of the same time. 0 is such a word, too.
 #[inline(always)]
 pub const fn empty(counter: u32) -> u32 {
-    (counter << 1 ^ 1 << 15) & LOW
+    (counter << 1) & LOW
 }
 
+#[inline(always)]
 const fn word(tag: u32, counter: u32) -> u32 {
-    tag << 16 | counter << 1 & LOW
+    tag << 16 | (counter << 1 ^ HALF) & LOW
 }
 
-/// Insertions since a word was written, and [`AHEAD`], all of it twice; odd: it is busy.
+/// Insertions since a word was written, and [`AHEAD`], all of it twice; of an empty way half the range more; odd: it is busy.
 #[inline(always)]
 const fn age(word: u32, counter: u32) -> u32 {
-    (counter.wrapping_add(AHEAD) << 1).wrapping_sub(word) & LOW
+    (counter.wrapping_add(AHEAD) << 1 ^ HALF).wrapping_sub(word) & LOW
 }
 
 /// A bit for each way with that tag.

@@ -256,9 +256,9 @@ fn open(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> 
         return Outcome::drop(Reason::NoRoute);
     }
     scratch.original_key = packet.key;
-    reverse_into(&mut scratch.reply_key, &scratch.flow.translated);
+    scratch.reply_key.reverse_of(&scratch.flow.translated);
     scratch.reply = scratch.flow;
-    reverse_into(&mut scratch.reply.translated, &packet.key);
+    scratch.reply.translated.reverse_of(&packet.key);
     scratch.reply.next_hop = back;
     scratch.reply.direction = REPLY;
     // An endpoint that sends to its own mapping has one entry for both directions.
@@ -281,17 +281,6 @@ fn open(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> 
     let target = scratch.flow.target;
     let direction = direction(&packet.key, &scratch.flow.translated);
     translate::forward(ctx, run, packet, &scratch.flow.translated, way, target, direction)
-}
-
-/// As [`netfast_common::flow::reverse`], without a copy on the stack.
-#[inline(always)]
-fn reverse_into(to: &mut FlowKey, from: &FlowKey) {
-    to.source = from.destination;
-    to.destination = from.source;
-    to.source_port = from.destination_port;
-    to.destination_port = from.source_port;
-    to.protocol = from.protocol;
-    to.pad = [0; 3];
 }
 
 /// What became of [`take`].
@@ -318,7 +307,7 @@ fn take(scratch: &mut Scratch) -> Taken {
         let Some(other) = known::lookup(&scratch.reply_key, REPLY_KEY, false) else { continue };
         // SAFETY: the element stays mapped while the program runs; copied once.
         scratch.other = unsafe { *other };
-        reverse_into(&mut scratch.other_key, &scratch.other.translated);
+        scratch.other_key.reverse_of(&scratch.other.translated);
         if scratch.other_key == scratch.original_key {
             return Taken::Same;
         }

@@ -156,6 +156,23 @@ fn the_counter_may_wrap() {
 }
 
 #[test]
+fn empty_ways_are_used_however_long_they_were_not() {
+    // Flows that are confirmed at once: each time one way is in use, and the counter goes around more than once.
+    let set = Memory::default();
+    for key in 0..150_000 {
+        assert!(set.insert(key, false));
+        if key % 5000 == 0 {
+            let more = 1_000_000 + key * 100..1_000_000 + key * 100 + u64::from(WAYS) - 1;
+            more.clone().for_each(|key| assert!(set.insert(key, false)));
+            assert_eq!(WAYS as usize, set.keys().len(), "after {key}");
+            more.for_each(|key| set.remove(key));
+        }
+        set.remove(key);
+        assert!(set.keys().is_empty());
+    }
+}
+
+#[test]
 fn busy_ways_are_never_taken() {
     let set = Memory::default();
     let ways: HashSet<u32> =
