@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     io,
+    mem::offset_of,
     os::fd::BorrowedFd,
     sync::{
         Mutex,
@@ -106,11 +107,18 @@ impl HalfOpenTable {
         set.entry(way).filter(|(found, _)| found == key).map(|(_, flow)| flow)
     }
 
-    /// Makes a key's entry what is given, in place; tells whether there is one. Packets may change it at the same time.
-    pub(super) fn set_entry(&self, key: &FlowKey, flow: &Flow, seed: u32) -> bool {
+    /// Gives a key's entry the times of `flow`, each by one store: the entry may become another flow's meanwhile, and then no more than its times are
+    /// wrong. Tells whether there is one.
+    pub(super) fn set_times(&self, key: &FlowKey, flow: &Flow, seed: u32) -> bool {
         let (set, tag) = self.view(key, seed);
         let way = half_open::find(&set, tag);
-        way != 0 && self.slots.set(set.first + way, HalfOpen { key: *key, flow: *flow, pad: [0; 3] })
+        if way == 0 {
+            return false;
+        }
+        let place = offset_of!(HalfOpen, flow);
+        self.slots.store32(set.first + way, place + offset_of!(Flow, last_seen), flow.last_seen);
+        self.slots.store32(set.first + way, place + offset_of!(Flow, created), flow.created);
+        true
     }
 
     /// Takes a key's entry out; tells whether there was one.
@@ -214,11 +222,11 @@ mod tests {
         assert_eq!(20, keys.len());
         let flow = table.get(&key(9), 7).unwrap();
         assert_eq!(9, flow.created);
-        assert!(table.set_entry(&key(9), &Flow { last_seen: 5, ..flow }, 7));
+        assert!(table.set_times(&key(9), &Flow { last_seen: 5, ..flow }, 7));
         assert_eq!(Some(Flow { last_seen: 5, ..flow }), table.get(&key(9), 7));
         assert!(table.remove(&key(9), 7));
         assert!(!table.remove(&key(9), 7));
         assert_eq!(None, table.get(&key(9), 7));
-        assert!(!table.set_entry(&key(9), &flow, 7));
+        assert!(!table.set_times(&key(9), &flow, 7));
     }
 }

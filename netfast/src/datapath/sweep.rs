@@ -166,7 +166,7 @@ impl Datapath {
         if let Some(entry) = self.entry(table, &reply)?
             && reverse(&entry.translated) == *key
         {
-            self.set_entry(table, &reply, &Flow { last_seen: now, ..entry })?;
+            self.set_times(table, &reply, &Flow { last_seen: now, ..entry })?;
         }
         self.delete_entry(table, key).map(drop)
     }

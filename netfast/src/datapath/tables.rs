@@ -95,15 +95,15 @@ impl Datapath {
         }
     }
 
-    /// Makes a key's entry what is given; tells whether there is one.
-    pub(super) fn set_entry(&self, table: Table, key: &FlowKey, flow: &Flow) -> io::Result<bool> {
+    /// Gives a key's entry the times of `flow`, which is what was read of it; tells whether there is one.
+    pub(super) fn set_times(&self, table: Table, key: &FlowKey, flow: &Flow) -> io::Result<bool> {
         match self.place(table) {
             Place::Map(map) => match sys::update(map, key, flow, sys::Existing::Only) {
                 Ok(()) => Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
                 Err(error) => Err(error),
             },
-            Place::Mapped(table) => Ok(table.set_entry(key, flow, self.seed())),
+            Place::Mapped(table) => Ok(table.set_times(key, flow, self.seed())),
         }
     }
 

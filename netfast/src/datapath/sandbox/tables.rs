@@ -181,7 +181,7 @@ impl Sandbox {
             if flow.direction == ORIGINAL {
                 flow.created = flow.created.wrapping_sub(jiffies);
             }
-            self.datapath.set_entry(table, &key, &flow).map_err(failed)?;
+            self.datapath.set_times(table, &key, &flow).map_err(failed)?;
         }
         // The stamp is the topmost part of a tail: nothing stands above it that it could run over into.
         let older = |tail: &mut u64| *tail = tail.wrapping_sub(u64::from(jiffies) << 32);
