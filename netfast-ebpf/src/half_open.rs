@@ -29,7 +29,7 @@ pub const OTHER_KEY: u32 = (offset_of!(Memory, scratch) + offset_of!(Scratch, ot
 const PLACES: u32 = 1024;
 const _: () = assert!(
     OTHER_KEY < PLACES
-        && (PACKET_KEY | ORIGINAL_KEY | REPLY_KEY | OTHER_KEY) % 8 == 0
+        && (PACKET_KEY | ORIGINAL_KEY | REPLY_KEY | OTHER_KEY).is_multiple_of(8)
         && size_of::<Memory>() >= PLACES as usize + size_of::<FlowKey>()
 );
 
