@@ -68,6 +68,8 @@ fn rows_that_a_run_does_not_measure_stay() {
     table.bless("prog/nat_hit", 1, Budget::new(0.4, 1.0), false);
     assert_eq!(row(&table), Some(Budget::new(0.30, 1.0)));
     assert_eq!(table.budget("prog/nat_hit", 1024), None);
+    table.forget("prog/echo", 1024);
+    assert_eq!((row(&table), table.budget("prog/echo", 1024)), (Some(Budget::new(0.30, 1.0)), None));
 }
 
 /// Written and read again it is the same, and the committed one is of this form.

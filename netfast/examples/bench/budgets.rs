@@ -99,4 +99,11 @@ impl Table {
         let budget = before.map_or(measured, |before| before.with(measured));
         self.rows.entry(case.to_owned()).or_default().insert(flows, budget);
     }
+
+    /// Takes a row out: what it says is of an earlier program.
+    pub fn forget(&mut self, case: &str, flows: u32) {
+        if let Some(row) = self.rows.get_mut(case) {
+            row.remove(&flows);
+        }
+    }
 }

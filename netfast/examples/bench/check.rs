@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long)]
     short: bool,
     /// Measure and write the table, on a quiet machine.
-    #[arg(long, conflicts_with = "short")]
+    #[arg(long)]
     bless: bool,
     /// Keep what the table has, and widen rows by what is measured: it holds the largest of several runs.
     #[arg(long, requires = "bless")]
@@ -97,7 +97,7 @@ pub fn run(args: &Args) -> Result<bool> {
         );
         SLACK_ELSEWHERE
     };
-    let (mut over, mut void, mut kept) = (0, 0, 0);
+    let (mut over, mut void, mut missing, mut kept) = (0, 0, 0, 0);
     for (case, flows) in &rows {
         let budget = table.budget(case.name, *flows);
         let (row, outcome) = compare(&mut bed, case, *flows, args.rounds, budget, slack)?;
@@ -106,15 +106,19 @@ pub fn run(args: &Args) -> Result<bool> {
             Outcome::Judged(Judgement::Faster) => "ok, and faster: bless the table",
             Outcome::Judged(Judgement::Exceeded) => "OVER BUDGET",
             Outcome::Void => "void",
-            Outcome::Missing => "not in the table: bless it",
+            Outcome::Missing => "not in the table",
         };
         let budget = budget.map_or("-".to_owned(), |budget| format!("{:.3}", budget.ratio()));
         println!("{:<20} {flows:>9} {:>7.3} of {budget:>6}  {said}", case.name, row.ratio);
         match outcome {
             Outcome::Judged(Judgement::Exceeded) => over += 1,
             Outcome::Void => void += 1,
-            _ => kept += 1,
+            Outcome::Missing => missing += 1,
+            Outcome::Judged(_) => kept += 1,
         }
+    }
+    if missing > 0 {
+        println!("{missing} rows are not in the table, so nothing is known of them (`--bless --raise`)");
     }
     if over > 0 {
         println!(
@@ -167,7 +171,7 @@ fn steady(row: &Measured) -> bool {
     report::is_steady(row.aa) && row.spread <= SPREAD
 }
 
-/// Writes the table. Rows that are void or not asked for stay as they were; returns whether none is void.
+/// Writes the table. Rows that are not asked for stay as they were, and so do void ones with `--raise`; returns whether none is void.
 fn bless(args: &Args, rows: &[(cases::Case, u32)], before: Result<Table>, path: &Path) -> Result<bool> {
     let machine = report::machine();
     let mut table = match before {
@@ -201,7 +205,12 @@ fn bless(args: &Args, rows: &[(cases::Case, u32)], before: Result<Table>, path: 
             ""
         } else {
             void += 1;
-            "  void: left as it was"
+            if args.raise {
+                "  void: left as it was"
+            } else {
+                table.forget(case.name, *flows);
+                "  void: not in the table"
+            }
         };
         println!(
             "\r\x1b[K{:<20} {flows:>9} {:>7.3} A/A {:.3} spread {:.3}{said}",
