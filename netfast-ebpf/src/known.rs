@@ -12,10 +12,8 @@ use netfast_common::{
 
 use crate::{
     account::Outcome,
-    cache, classify,
-    half_open::{self, ORIGINAL_KEY, PACKET_KEY, REPLY_KEY},
-    hops, log,
-    maps::{FLOWS, FORWARDS, TARGETS},
+    cache, classify, hops, log,
+    maps::{FLOWS, FORWARDS, HALF_OPEN, TARGETS},
     run::Run,
     scratch::{STAGE_RECHECKED, Scratch},
     snat, translate,
@@ -42,7 +40,7 @@ pub enum Found {
 pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Found {
     let (entry, confirmed) = match FLOWS.get_ptr_mut(&packet.key) {
         Some(entry) => (entry, true),
-        None => match half_open::get(PACKET_KEY) {
+        None => match HALF_OPEN.get_ptr_mut(&packet.key) {
             Some(entry) => (entry, false),
             None => return Found::Nothing,
         },
@@ -77,14 +75,14 @@ fn original(
         remove(scratch);
         return Found::Nothing;
     }
-    let Some(twin) = lookup(&scratch.reply_key, REPLY_KEY, confirmed) else {
+    let Some(twin) = lookup(&scratch.reply_key, confirmed) else {
         remove(scratch);
         return Found::Nothing;
     };
     // SAFETY: see `packet`.
     if flow::reverse(unsafe { &(*twin).translated }) != packet.key {
         // The reply entry was evicted and its source port has gone to another flow: this flow is dead, that one lives.
-        half_open::remove(PACKET_KEY);
+        let _ = HALF_OPEN.remove(&packet.key);
         let _ = FLOWS.remove(&packet.key);
         return Found::Nothing;
     }
@@ -114,7 +112,7 @@ fn original(
                 // SAFETY: see `packet`.
                 unsafe { (*twin).last_seen = run.now };
                 let _ = FLOWS.remove(&packet.key);
-                half_open::remove(PACKET_KEY);
+                let _ = HALF_OPEN.remove(&packet.key);
                 return Found::Nothing;
             }
             Fate::Ends => {
@@ -181,13 +179,13 @@ fn reply(
     scratch.reply_key = packet.key;
     scratch.original_key = flow::reverse(&scratch.flow.translated);
     // SAFETY: see `packet`.
-    let authority = lookup(&scratch.original_key, ORIGINAL_KEY, confirmed)
+    let authority = lookup(&scratch.original_key, confirmed)
         .filter(|original| flow::reverse(unsafe { &(**original).translated }) == packet.key);
     let Some(authority) = authority else {
         // It leads nowhere, or its flow has another translation by now. Not while cached lines may act: nobody else is to
         // get its source port until then.
         if flow::elapsed(run.now, scratch.flow.last_seen) > run.line_jiffies() {
-            half_open::remove(PACKET_KEY);
+            let _ = HALF_OPEN.remove(&packet.key);
             let _ = FLOWS.remove(&packet.key);
         }
         return Found::Nothing;
@@ -300,10 +298,10 @@ pub fn forward_exists(run: &Run, flow: &Flow) -> bool {
     FORWARDS.get(index).is_some_and(|forward| forward.uid == flow.forward_uid)
 }
 
-/// The entry of `key`, which stands at `place` of the working memory (`half_open::…_KEY`), in the table where it should be or, if another CPU has just confirmed the flow, in the other.
+/// The entry of `key`, in the table where it should be or, if another CPU has just confirmed the flow, in the other.
 #[inline(always)]
-pub fn lookup(key: &FlowKey, place: u32, confirmed: bool) -> Option<*mut Flow> {
-    if !confirmed && let Some(entry) = half_open::get(place) {
+pub fn lookup(key: &FlowKey, confirmed: bool) -> Option<*mut Flow> {
+    if !confirmed && let Some(entry) = HALF_OPEN.get_ptr_mut(key) {
         return Some(entry);
     }
     FLOWS.get_ptr_mut(key)
@@ -314,8 +312,8 @@ pub fn lookup(key: &FlowKey, place: u32, confirmed: bool) -> Option<*mut Flow> {
 fn remove(scratch: &Scratch) {
     let _ = FLOWS.remove(&scratch.original_key);
     let _ = FLOWS.remove(&scratch.reply_key);
-    half_open::remove(ORIGINAL_KEY);
-    half_open::remove(REPLY_KEY);
+    let _ = HALF_OPEN.remove(&scratch.original_key);
+    let _ = HALF_OPEN.remove(&scratch.reply_key);
 }
 
 /// Moves both entries to the table of confirmed flows. They are never in neither table, so that no other flow can get
@@ -331,7 +329,7 @@ fn promote(scratch: &Scratch, original: *mut Flow, reply: *mut Flow) -> bool {
         let _ = FLOWS.remove(&scratch.reply_key);
         return false;
     }
-    half_open::remove(ORIGINAL_KEY);
-    half_open::remove(REPLY_KEY);
+    let _ = HALF_OPEN.remove(&scratch.original_key);
+    let _ = HALF_OPEN.remove(&scratch.reply_key);
     true
 }

@@ -13,7 +13,6 @@ mod cpus;
 mod events;
 mod filter;
 mod flows;
-mod half_open;
 mod hops;
 mod load;
 mod mapped;
@@ -26,19 +25,17 @@ pub mod sandbox;
 mod settings;
 mod sweep;
 mod sys;
-mod tables;
 mod takers;
 mod values;
 
 use std::{
     io,
-    mem::offset_of,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
 };
 
-use netfast_common::{abi, half_open::sets};
+use netfast_common::abi;
 
 pub use attach::{AttachError, Attached, Link};
 pub use checks::OLDEST_KERNEL;
@@ -49,7 +46,6 @@ pub use sweep::{Indexes, SweepReport, Tally};
 pub(crate) use sys::lowest_priority;
 
 use crate::{api::types::AttachMode, classifier::Limits, rules::images::Images};
-use half_open::HalfOpenTable;
 use mapped::MappedArray;
 
 /// What the datapath cannot do, and what to do about it.
@@ -112,7 +108,7 @@ impl TableSizes {
     fn entries(&self, cpus: u32) -> [(&'static str, u32); 11] {
         [
             ("FLOWS", self.flows.saturating_mul(2)),
-            ("HALF_OPEN", sets(self.half_open).saturating_mul(abi::HALF_OPEN_SLOTS)),
+            ("HALF_OPEN", self.half_open.saturating_mul(2)),
             ("DIRECT", self.direct),
             ("DIRECT_NEW", self.half_open),
             ("SNAT_MAPPINGS", self.mappings.saturating_mul(2)),
@@ -165,7 +161,7 @@ struct Maps {
     vlan_links: OwnedFd,
     devices: OwnedFd,
     flows: OwnedFd,
-    half_open: HalfOpenTable,
+    half_open: OwnedFd,
     direct: OwnedFd,
     direct_new: OwnedFd,
     snat_mappings: OwnedFd,
@@ -175,6 +171,7 @@ struct Maps {
 impl Maps {
     fn open(loaded: &load::Loaded) -> Result<Self, DatapathError> {
         fn mapped<T: aya::Pod>(loaded: &load::Loaded, name: &str) -> Result<MappedArray<T>, DatapathError> {
+            use std::os::fd::AsFd;
             let fd = loaded.map_fd(name)?;
             MappedArray::new(fd.as_fd())
                 .map_err(|error| DatapathError::Object(format!("cannot map the map {name}: {error}")))
@@ -208,8 +205,7 @@ impl Maps {
             vlan_links: loaded.map_fd("VLAN_LINKS")?,
             devices: loaded.map_fd("DEVICES")?,
             flows: loaded.map_fd("FLOWS")?,
-            half_open: HalfOpenTable::new(loaded.map_fd("HALF_OPEN")?.as_fd())
-                .map_err(|error| DatapathError::Object(format!("cannot map the map HALF_OPEN: {error}")))?,
+            half_open: loaded.map_fd("HALF_OPEN")?,
             direct: loaded.map_fd("DIRECT")?,
             direct_new: loaded.map_fd("DIRECT_NEW")?,
             snat_mappings: loaded.map_fd("SNAT_MAPPINGS")?,
@@ -262,8 +258,6 @@ impl Datapath {
             cache_strides,
             loaded: Mutex::new(loaded),
         };
-        let sets = offset_of!(abi::Config, half_open_sets);
-        datapath.maps.config.store32(0, sets, datapath.maps.half_open.sets());
         if !datapath.adopted {
             datapath.fill_free_hops();
         }
@@ -349,11 +343,13 @@ impl Datapath {
 
     /// Mappings of source NAT that fit.
     pub fn mapping_capacity(&self) -> u64 {
+        use std::os::fd::AsFd;
         sys::map_info(self.maps.snat_mappings.as_fd()).map_or(0, |info| u64::from(info.max_entries / 2))
     }
 
     /// Flows to targets of the modes `dsr` and `ipip` that fit.
     pub fn direct_capacity(&self) -> u64 {
+        use std::os::fd::AsFd;
         let entries =
             |map: &OwnedFd| sys::map_info(map.as_fd()).map_or(0, |info| u64::from(info.max_entries));
         entries(&self.maps.direct)
@@ -361,14 +357,16 @@ impl Datapath {
 
     /// Flows that fit: confirmed and half-open.
     pub fn capacity(&self) -> (u64, u64) {
+        use std::os::fd::AsFd;
         let entries =
             |map: &OwnedFd| sys::map_info(map.as_fd()).map_or(0, |info| u64::from(info.max_entries / 2));
-        (entries(&self.maps.flows), self.maps.half_open.capacity())
+        (entries(&self.maps.flows), entries(&self.maps.half_open))
     }
 }
 
 /// Sets of a flow cache that each CPU owns.
 fn cache_stride(loaded: &load::Loaded, name: &str) -> Result<u32, DatapathError> {
+    use std::os::fd::AsFd;
     let fd = loaded.map_fd(name)?;
     let info = sys::map_info(fd.as_fd())
         .map_err(|error| DatapathError::Kernel { call: "BPF_OBJ_GET_INFO", error })?;
