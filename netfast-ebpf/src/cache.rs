@@ -125,9 +125,9 @@ pub fn live(config: &Config, now: u32, tail: &u64, udp: bool) -> Option<u8> {
     let at = core::ptr::from_ref(tail) as usize;
     // SAFETY: inside the tail: its generation stands in bytes 2 and 3, kind, protocol and stamp in its upper half (`line_tail`).
     let (generation, upper): (u16, u32) = unsafe { (load(at + 2), load(at + 4)) };
-    // SAFETY: the half of a word that `as u16` keeps; so it is read as such.
-    let now_valid: u16 = unsafe { load(&raw const config.generation as usize + frame::LOW) };
-    if line_age(upper, now) >= config.line_lifetime || generation != now_valid {
+    // SAFETY: inside the settings: the lower half of the generation, which is all that a line has of it.
+    let live_generation: u16 = unsafe { load(&raw const config.generation as usize + frame::LOW) };
+    if line_age(upper, now) >= config.line_lifetime || generation != live_generation {
         core::hint::cold_path();
         return None;
     }

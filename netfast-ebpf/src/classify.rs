@@ -1,6 +1,6 @@
 //! The filter: trees of rules, the first that matches decides.
 
-use core::{arch::asm, ffi::c_void, hint::black_box};
+use core::{ffi::c_void, hint::black_box};
 
 use aya_ebpf::{helpers::generated::bpf_loop, programs::XdpContext};
 use netfast_common::{
@@ -45,13 +45,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn opaque(mut value: u64) -> u64 {
-        // SAFETY: it changes nothing. (Without any instruction, two lines would stand at one place, and the kernel refuses such
-        // line information.)
-        unsafe {
-            asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags));
-        }
-        value
+    fn opaque(value: u64) -> u64 {
+        frame::opaque(value as usize) as u64
     }
 
     #[inline(always)]

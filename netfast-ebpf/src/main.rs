@@ -48,6 +48,8 @@ mod icmp;
 #[cfg(target_arch = "bpf")]
 mod known;
 #[cfg(target_arch = "bpf")]
+mod leave;
+#[cfg(target_arch = "bpf")]
 mod limit;
 #[cfg(target_arch = "bpf")]
 mod log;

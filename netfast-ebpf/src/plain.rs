@@ -85,7 +85,6 @@ pub struct Found<T: 'static> {
 pub fn find4(start: &Start, set: u32, ip: usize, transport: Transport) -> Option<Found<CacheLine4>> {
     // SAFETY: the element belongs to this CPU, and a program does not interrupt itself.
     let set: &'static CacheSet4 = unsafe { &*CACHE4.get_ptr(set)? };
-    // SAFETY: 28 bytes from `ip` are there.
     let same = |line: &CacheLine4| {
         let line = core::ptr::from_ref(line) as usize;
         // SAFETY: a line begins with two addresses and two ports; 28 bytes from `ip` are there.
