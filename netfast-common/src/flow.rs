@@ -332,7 +332,7 @@ pub fn reverse(key: &FlowKey) -> FlowKey {
 pub const PORT_TRIES: u32 = 32;
 
 /// The `attempt`-th source port (host order) to try in `low..=high`: starts at a place that depends on the flow and
-/// goes on in steps that visit the whole range.
+/// goes on in steps that visit the whole range. `attempt` is below [`PORT_TRIES`].
 #[inline(always)]
 pub const fn port_candidate(hash: u32, attempt: u32, low: u32, high: u32) -> u16 {
     let range = high.wrapping_sub(low).wrapping_add(1) & 0x1_ffff;
@@ -341,7 +341,9 @@ pub const fn port_candidate(hash: u32, attempt: u32, low: u32, high: u32) -> u16
     }
     // 7919 is prime and does not divide any range below 65536 but its own multiples: then the step is 1.
     let step = if range.is_multiple_of(7919) { 1 } else { 7919 };
-    (low + (hash as u64 + attempt as u64 * step as u64) as u32 % range) as u16
+    // The hash is brought into the range first: its sum with the steps could pass 2^32, which no range but a power of
+    // two divides, and the steps would then start anew at a place that was tried before.
+    (low + (hash % range + attempt * step) % range) as u16
 }
 
 #[cfg(test)]

@@ -335,6 +335,17 @@ fn one_way_flows_go_by_what_the_client_says() {
     assert_eq!(Lasting, Lasting.next_direct(UDP, 0));
 }
 
+/// Hashes next to 2^32, where a sum that wraps would start the steps anew at ports that were tried before.
+#[test]
+fn candidates_of_the_largest_hashes_differ() {
+    for width in 0..2000 {
+        for hash in [u32::MAX, u32::MAX - 7919, 4_294_721_807] {
+            let ports: HashSet<_> = (0..PORT_TRIES).map(|i| port_candidate(hash, i, 1, 1 + width)).collect();
+            assert_eq!(PORT_TRIES.min(width + 1), ports.len() as u32, "hash {hash}, {width} + 1 ports");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
