@@ -94,7 +94,7 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratc
 #[inline(always)]
 fn is_alive(run: &Run, scratch: &mut Scratch, confirmed: bool) -> bool {
     scratch.original_key = flow::reverse(&scratch.flow.translated);
-    let Some(other) = known::lookup(&scratch.original_key, confirmed) else { return false };
+    let Some((other, _)) = known::lookup(&scratch.original_key, confirmed) else { return false };
     // SAFETY: as in `known::packet`.
     let other: &Flow = unsafe { &*other };
     if flow::reverse(&other.translated) != scratch.reply_key {

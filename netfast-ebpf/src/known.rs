@@ -16,7 +16,9 @@ use crate::{
     maps::{FLOWS, FORWARDS, HALF_OPEN, TARGETS},
     run::Run,
     scratch::{STAGE_RECHECKED, Scratch},
-    snat, translate,
+    snat,
+    state::{self, Event},
+    translate,
 };
 
 /// What the tables say.
@@ -38,13 +40,7 @@ pub enum Found {
 /// Decides `packet` by the flow tables.
 #[inline(always)]
 pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Found {
-    let (entry, confirmed) = match FLOWS.get_ptr_mut(&packet.key) {
-        Some(entry) => (entry, true),
-        None => match HALF_OPEN.get_ptr_mut(&packet.key) {
-            Some(entry) => (entry, false),
-            None => return Found::Nothing,
-        },
-    };
+    let Some((entry, confirmed)) = lookup(&packet.key, true) else { return Found::Nothing };
     if scratch.asked != run.generation && classify::asks_of_flows(run, packet.key.protocol, packet.flags) {
         return Found::Asked;
     }
@@ -75,7 +71,7 @@ fn original(
         remove(scratch);
         return Found::Nothing;
     }
-    let Some(twin) = lookup(&scratch.reply_key, confirmed) else {
+    let Some((twin, _)) = lookup(&scratch.reply_key, confirmed) else {
         remove(scratch);
         return Found::Nothing;
     };
@@ -149,18 +145,15 @@ fn original(
     // A SYN on a closed flow opens it anew with the same translation: cached lines of it stay right.
     // SAFETY: see `packet`.
     let acknowledges = flow::acknowledges(packet.acknowledgement, unsafe { (*twin).created });
-    let next = state.next(ORIGINAL, packet.key.protocol, packet.flags, acknowledges);
-    let next = scratch.settle(next);
+    let event = Event::new(packet, ORIGINAL, acknowledges);
+    let next = state::advance(entry, event);
     if !mapping_lives(run, packet, scratch, next) {
         remove(scratch);
         return Found::Nothing;
     }
     // SAFETY: see `packet`.
-    unsafe {
-        (*entry).state = next as u8;
-        (*entry).last_seen = run.now;
-    }
-    if !confirmed && next.is_confirmed() && !promote(scratch, entry, twin) {
+    unsafe { (*entry).last_seen = run.now };
+    if !confirmed && !confirm(scratch, entry, twin, event, next) {
         log::full(ctx, run, scratch);
         return Found::Decided(Outcome::drop(Reason::FlowTableFull));
     }
@@ -180,8 +173,8 @@ fn reply(
     scratch.original_key = flow::reverse(&scratch.flow.translated);
     // SAFETY: see `packet`.
     let authority = lookup(&scratch.original_key, confirmed)
-        .filter(|original| flow::reverse(unsafe { &(**original).translated }) == packet.key);
-    let Some(authority) = authority else {
+        .filter(|(original, _)| flow::reverse(unsafe { &(**original).translated }) == packet.key);
+    let Some((authority, confirmed)) = authority else {
         // It leads nowhere, or its flow has another translation by now. Not while cached lines may act: nobody else is to
         // get its source port until then.
         if flow::elapsed(run.now, scratch.flow.last_seen) > run.line_jiffies() {
@@ -227,8 +220,9 @@ fn reply(
         Ok(way) => way,
         Err(outcome) => return Found::Decided(outcome),
     };
-    let next = State::from_number(original.state).next(REPLY, packet.key.protocol, packet.flags, false);
-    let next = scratch.settle(next);
+    let event = Event::new(packet, REPLY, false);
+    let fades = scratch.fades != 0;
+    let next = if fades { state::after(original.state, event) } else { state::advance(authority, event) };
     if !mapping_lives(run, packet, scratch, next) {
         remove(scratch);
         return Found::Nothing;
@@ -239,12 +233,11 @@ fn reply(
             // What the client's acknowledgement is held to. A target that makes its numbers anew (SYN cookies) may send another.
             (*entry).created = packet.sequence;
         }
-        if scratch.fades == 0 {
-            (*authority).state = next as u8;
+        if !fades {
             (*authority).last_seen = run.now;
         }
     }
-    if !confirmed && scratch.fades == 0 && next.is_confirmed() && !promote(scratch, authority, entry) {
+    if !confirmed && !fades && !confirm(scratch, authority, entry, event, next) {
         log::full(ctx, run, scratch);
         return Found::Decided(Outcome::drop(Reason::FlowTableFull));
     }
@@ -298,13 +291,17 @@ pub fn forward_exists(run: &Run, flow: &Flow) -> bool {
     FORWARDS.get(index).is_some_and(|forward| forward.uid == flow.forward_uid)
 }
 
-/// The entry of `key`, in the table where it should be or, if another CPU has just confirmed the flow, in the other.
+/// The entry of `key`, and whether it is confirmed. `confirmed`: where it should be. If another CPU is just confirming the flow it is
+/// in the other table, or was when that was looked at: an entry comes into the table of confirmed flows before it leaves the other.
 #[inline(always)]
-pub fn lookup(key: &FlowKey, confirmed: bool) -> Option<*mut Flow> {
-    if !confirmed && let Some(entry) = HALF_OPEN.get_ptr_mut(key) {
-        return Some(entry);
+pub fn lookup(key: &FlowKey, confirmed: bool) -> Option<(*mut Flow, bool)> {
+    if confirmed && let Some(entry) = FLOWS.get_ptr_mut(key) {
+        return Some((entry, true));
     }
-    FLOWS.get_ptr_mut(key)
+    if let Some(entry) = HALF_OPEN.get_ptr_mut(key) {
+        return Some((entry, false));
+    }
+    FLOWS.get_ptr_mut(key).map(|entry| (entry, true))
 }
 
 /// Takes both directions out of both tables.
@@ -316,18 +313,39 @@ fn remove(scratch: &Scratch) {
     let _ = HALF_OPEN.remove(&scratch.reply_key);
 }
 
+/// Does what follows when a packet was noted in a half-open flow, which is in state `next` since then: moves its entries to the table
+/// of confirmed flows, if that confirms it. Another CPU may be moving them just now: then the packet is noted in the copy, too, or
+/// whoever makes the copy sees it, for each of both looks after it has written. False: the table is full.
+#[inline(always)]
+fn confirm(scratch: &Scratch, original: *mut Flow, reply: *mut Flow, event: Event, next: State) -> bool {
+    if next.is_confirmed() {
+        return promote(scratch, original, reply, next);
+    }
+    if let Some(copy) = FLOWS.get_ptr_mut(&scratch.original_key) {
+        state::advance(copy, event);
+    }
+    true
+}
+
 /// Moves both entries to the table of confirmed flows. They are never in neither table, so that no other flow can get
 /// their source port meanwhile.
 #[inline(always)]
-fn promote(scratch: &Scratch, original: *mut Flow, reply: *mut Flow) -> bool {
+fn promote(scratch: &Scratch, original: *mut Flow, reply: *mut Flow, state: State) -> bool {
     // SAFETY: both elements stay mapped while the program runs.
-    let (original, reply) = unsafe { (&*original, &*reply) };
+    let (from, reply) = unsafe { (&*original, &*reply) };
     if FLOWS.insert(&scratch.reply_key, reply, BPF_ANY as u64).is_err() {
         return false;
     }
-    if FLOWS.insert(&scratch.original_key, original, BPF_ANY as u64).is_err() {
+    if FLOWS.insert(&scratch.original_key, from, BPF_ANY as u64).is_err() {
         let _ = FLOWS.remove(&scratch.reply_key);
         return false;
+    }
+    // What another CPU has noted since the copy was made.
+    let later = state::of(original);
+    if later != state as u8
+        && let Some(copy) = FLOWS.get_ptr_mut(&scratch.original_key)
+    {
+        state::replace(copy, state as u8, later);
     }
     let _ = HALF_OPEN.remove(&scratch.original_key);
     let _ = HALF_OPEN.remove(&scratch.reply_key);

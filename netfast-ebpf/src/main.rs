@@ -70,6 +70,8 @@ mod snat;
 #[cfg(target_arch = "bpf")]
 mod stamp;
 #[cfg(target_arch = "bpf")]
+mod state;
+#[cfg(target_arch = "bpf")]
 mod target;
 #[cfg(target_arch = "bpf")]
 mod translate;

@@ -307,7 +307,7 @@ fn take(scratch: &mut Scratch) -> Taken {
         if new::take(scratch) {
             return Taken::New;
         }
-        let Some(other) = known::lookup(&scratch.reply_key, false) else { continue };
+        let Some((other, _)) = known::lookup(&scratch.reply_key, false) else { continue };
         // SAFETY: the element stays mapped while the program runs; copied once.
         scratch.other = unsafe { *other };
         reverse_into(&mut scratch.other_key, &scratch.other.translated);
@@ -330,7 +330,7 @@ fn take(scratch: &mut Scratch) -> Taken {
 fn refresh(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Step {
     let ahead = hops::ahead(ctx, run, packet, scratch);
     let back = hops::towards(ctx, run, packet, scratch, true);
-    if let Some(entry) = known::lookup(&scratch.original_key, false) {
+    if let Some((entry, _)) = known::lookup(&scratch.original_key, false) {
         // SAFETY: the element stays mapped while the program runs; words that are read whole.
         unsafe {
             (*entry).next_hop = ahead;
@@ -338,7 +338,7 @@ fn refresh(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) 
         }
     }
     if back != 0
-        && let Some(entry) = known::lookup(&scratch.reply_key, false)
+        && let Some((entry, _)) = known::lookup(&scratch.reply_key, false)
     {
         // SAFETY: as above.
         unsafe { (*entry).next_hop = back };

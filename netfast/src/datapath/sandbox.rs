@@ -8,6 +8,7 @@
 mod answer;
 mod bpffs;
 mod host;
+mod race;
 mod run;
 mod tables;
 

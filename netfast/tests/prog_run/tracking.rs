@@ -22,12 +22,16 @@ use crate::{
 
 scenarios! {
     only_who_sees_the_answer_confirms, a_forged_reset_does_not_end_a_connection, a_half_closed_connection_lives_on,
-    each_state_lives_for_its_time, a_refused_connection_stays_half_open, no_stale_line_acts,
+    each_state_lives_for_its_time, both_ends_close_at_once, a_target_closes_while_the_handshake_ends, a_refused_connection_stays_half_open, no_stale_line_acts,
     a_line_is_not_revived_by_longer_times, a_source_has_its_quota_of_new_flows,
 }
 
 const WEB: (&str, &str) = ("192.0.2.10:443", "10.0.0.11:8443");
 const DNS: (&str, &str) = ("192.0.2.10:53", "10.0.0.53:53");
+/// Connections whose ends both close them at once.
+const CROSSED: u16 = 2_000;
+/// `enum xdp_action`.
+const XDP_REDIRECT: u32 = 4;
 const CLIENT: &str = "198.51.100.1:5001";
 
 fn rules() -> String {
@@ -72,6 +76,49 @@ fn only_who_sees_the_answer_confirms(bed: &mut Bed) {
     assert_eq!((false, State::SynReceived), state(bed));
     bed.nat("of the second", &Frame { numbers: (1001, 7_000_001), ..syn.flags(ACK) }, WEB.1);
     assert_eq!((true, State::Established), state(bed));
+}
+
+/// What becomes of connections whose client sends a segment with `flags[0]` when its target sends one with `flags[1]`: how many are
+/// confirmed or not, and in which state. `done`: after the handshake, else before its last segment.
+fn cross(bed: &mut Bed, done: bool, flags: [u8; 2]) -> HashMap<(bool, u8), u16> {
+    bed.rules(&rules());
+    let mut sides = [Vec::new(), Vec::new()];
+    for number in 0..CROSSED {
+        let client = format!("198.51.100.{}:{}", 1 + number % 200, 10_000 + number);
+        let syn = tcp(&client, WEB.0, SYN);
+        let sent = bed.nat("SYN", &syn, WEB.1);
+        bed.replied("SYN ACK", &syn, &sent.answer().flags(SYN | ACK));
+        if done {
+            bed.nat("ACK", &syn.flags(ACK), WEB.1);
+        }
+        sides[0].push(syn.flags(flags[0]).bytes());
+        sides[1].push(sent.answer().flags(flags[1]).bytes());
+    }
+    let actions = bed.sandbox.race([(CLIENT_SIDE.0, &sides[0]), (TARGET_SIDE.0, &sides[1])]).unwrap();
+    for (side, actions) in ["client", "target"].iter().zip(actions) {
+        let gone = actions.iter().filter(|action| **action == XDP_REDIRECT).count();
+        println!("{gone} of {CROSSED} packets of the {side} went on");
+    }
+    let mut states = HashMap::new();
+    for (confirmed, _, flow) in bed.sandbox.flows().unwrap() {
+        if flow.direction == ORIGINAL {
+            *states.entry((confirmed, flow.state)).or_default() += 1;
+        }
+    }
+    states
+}
+
+/// Each CPU reads the state before the other one has written what it makes of it. Neither FIN may be lost, or the flow waits for
+/// what has come.
+fn both_ends_close_at_once(bed: &mut Bed) {
+    let states = cross(bed, true, [FIN | ACK, FIN | ACK]);
+    assert_eq!(HashMap::from([((true, State::BothClosed as u8), CROSSED)]), states);
+}
+
+/// One CPU notes the FIN in the entry of the half-open flow while the other one copies that to the table of confirmed flows.
+fn a_target_closes_while_the_handshake_ends(bed: &mut Bed) {
+    let states = cross(bed, false, [ACK, FIN | ACK]);
+    assert_eq!(HashMap::from([((true, State::TargetClosed as u8), CROSSED)]), states);
 }
 
 /// RFC 7857 2.2: the state is kept for 4 min; what goes on brings it back.

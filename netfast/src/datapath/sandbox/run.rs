@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use aya::{TestRun as _, TestRunOptions};
+use aya::{TestRun as _, TestRunOptions, programs::Xdp};
 use netfast_common::{Reason, Verdict, abi};
 
 use super::{Sandbox, SandboxError};
@@ -75,7 +75,7 @@ impl Sandbox {
         let row =
             self.host.ports.iter().find(|port| port.ifindex == ifindex).map_or(UNKNOWN_ROW, |port| port.row);
         let mut out = vec![0; frame.len() + GROWTH];
-        let (action, length, _) = self.test_run(ifindex, (frame, first), Some(&mut out), 1)?;
+        let (action, length, _) = test_run(&self.program, ifindex, (frame, first), Some(&mut out), 1)?;
         out.truncate(length);
         Ok(Ran { action, counted: self.count(row), frame: out })
     }
@@ -88,36 +88,11 @@ impl Sandbox {
     /// As [`Sandbox::run`].
     pub fn repeat(&self, ifindex: u32, frame: &[u8], times: u32) -> Result<Duration, SandboxError> {
         self.counted.borrow_mut().clear();
-        self.test_run(ifindex, (frame, frame.len()), None, times).map(|(_, _, duration)| duration)
-    }
-
-    fn test_run(
-        &self,
-        ifindex: u32,
-        (frame, first): (&[u8], usize),
-        out: Option<&mut [u8]>,
-        repeat: u32,
-    ) -> Result<(u32, usize, Duration), SandboxError> {
-        let failed = |error| SandboxError::Run { length: frame.len(), error };
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let end = u32::try_from(first).map_err(|error| failed(error.to_string()))?;
-        let mut context = Vec::with_capacity(24);
-        for word in [0, end, 0, ifindex, 0, 0] {
-            context.extend_from_slice(&word.to_ne_bytes());
-        }
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: out,
-            ctx_in: Some(&context),
-            repeat,
-            ..TestRunOptions::new()
-        };
-        let result = self.program.test_run(options).map_err(|error| failed(chain(&error)))?;
-        Ok((result.return_value, result.data_size_out as usize, result.duration))
+        test_run(&self.program, ifindex, (frame, frame.len()), None, times).map(|(_, _, duration)| duration)
     }
 
     /// What a row has counted since it was looked at last.
-    fn count(&self, row: u16) -> Vec<(Verdict, Reason)> {
+    pub(super) fn count(&self, row: u16) -> Vec<(Verdict, Reason)> {
         let now = self.datapath.counters.interface(row);
         let mut all = self.counted.borrow_mut();
         let before = all.entry(row).or_default();
@@ -131,4 +106,31 @@ impl Sandbox {
         }
         counted
     }
+}
+
+/// Runs a frame, with no more than `first` bytes of it in its first buffer; returns what the program returned, the frame's length and the
+/// time of a run.
+pub(super) fn test_run(
+    program: &Xdp,
+    ifindex: u32,
+    (frame, first): (&[u8], usize),
+    out: Option<&mut [u8]>,
+    repeat: u32,
+) -> Result<(u32, usize, Duration), SandboxError> {
+    let failed = |error| SandboxError::Run { length: frame.len(), error };
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let end = u32::try_from(first).map_err(|error| failed(error.to_string()))?;
+    let mut context = Vec::with_capacity(24);
+    for word in [0, end, 0, ifindex, 0, 0] {
+        context.extend_from_slice(&word.to_ne_bytes());
+    }
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: out,
+        ctx_in: Some(&context),
+        repeat,
+        ..TestRunOptions::new()
+    };
+    let result = program.test_run(options).map_err(|error| failed(chain(&error)))?;
+    Ok((result.return_value, result.data_size_out as usize, result.duration))
 }
