@@ -16,6 +16,7 @@ pub mod classify;
 pub mod echo;
 pub mod family;
 pub mod flow;
+pub mod half_open;
 pub mod hash;
 pub mod limit;
 pub mod maglev;

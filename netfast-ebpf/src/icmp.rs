@@ -15,8 +15,9 @@ use crate::{
     account::Outcome,
     egress,
     frame::{FrameCursor, Header},
+    half_open::{self, ORIGINAL_KEY, REPLY_KEY},
     known,
-    maps::{FLOWS, HALF_OPEN},
+    maps::FLOWS,
     run::Run,
     scratch::{STAGE_ERROR, STAGE_TUNNEL, Scratch},
     translate::{self, ports_of, word4, words},
@@ -50,7 +51,7 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratc
     scratch.reply_key = flow::reverse(&inner.key);
     let (entry, confirmed) = match FLOWS.get_ptr_mut(&scratch.reply_key) {
         Some(entry) => (entry, true),
-        None => match HALF_OPEN.get_ptr_mut(&scratch.reply_key) {
+        None => match half_open::get(REPLY_KEY) {
             Some(entry) => (entry, false),
             None => {
                 scratch.stage = STAGE_ERROR;
@@ -94,7 +95,9 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratc
 #[inline(always)]
 fn is_alive(run: &Run, scratch: &mut Scratch, confirmed: bool) -> bool {
     scratch.original_key = flow::reverse(&scratch.flow.translated);
-    let Some((other, _)) = known::lookup(&scratch.original_key, confirmed) else { return false };
+    let Some((other, _)) = known::lookup(&scratch.original_key, ORIGINAL_KEY, confirmed) else {
+        return false;
+    };
     // SAFETY: as in `known::packet`.
     let other: &Flow = unsafe { &*other };
     if flow::reverse(&other.translated) != scratch.reply_key {

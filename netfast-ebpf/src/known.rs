@@ -12,8 +12,10 @@ use netfast_common::{
 
 use crate::{
     account::Outcome,
-    cache, classify, hops, log,
-    maps::{FLOWS, FORWARDS, HALF_OPEN, TARGETS},
+    cache, classify,
+    half_open::{self, ORIGINAL_KEY, PACKET_KEY, REPLY_KEY},
+    hops, log,
+    maps::{FLOWS, FORWARDS, TARGETS},
     run::Run,
     scratch::{STAGE_RECHECKED, Scratch},
     snat,
@@ -40,7 +42,7 @@ pub enum Found {
 /// Decides `packet` by the flow tables.
 #[inline(always)]
 pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Found {
-    let Some((entry, confirmed)) = lookup(&packet.key, true) else { return Found::Nothing };
+    let Some((entry, confirmed)) = lookup(&packet.key, PACKET_KEY, true) else { return Found::Nothing };
     if scratch.asked != run.generation && classify::asks_of_flows(run, packet.key.protocol, packet.flags) {
         return Found::Asked;
     }
@@ -71,14 +73,14 @@ fn original(
         remove(scratch);
         return Found::Nothing;
     }
-    let Some((twin, _)) = lookup(&scratch.reply_key, confirmed) else {
+    let Some((twin, _)) = lookup(&scratch.reply_key, REPLY_KEY, confirmed) else {
         remove(scratch);
         return Found::Nothing;
     };
     // SAFETY: see `packet`.
     if flow::reverse(unsafe { &(*twin).translated }) != packet.key {
         // The reply entry was evicted and its source port has gone to another flow: this flow is dead, that one lives.
-        let _ = HALF_OPEN.remove(&packet.key);
+        half_open::remove(PACKET_KEY);
         let _ = FLOWS.remove(&packet.key);
         return Found::Nothing;
     }
@@ -108,7 +110,7 @@ fn original(
                 // SAFETY: see `packet`.
                 unsafe { (*twin).last_seen = run.now };
                 let _ = FLOWS.remove(&packet.key);
-                let _ = HALF_OPEN.remove(&packet.key);
+                half_open::remove(PACKET_KEY);
                 return Found::Nothing;
             }
             Fate::Ends => {
@@ -172,13 +174,13 @@ fn reply(
     scratch.reply_key = packet.key;
     scratch.original_key = flow::reverse(&scratch.flow.translated);
     // SAFETY: see `packet`.
-    let authority = lookup(&scratch.original_key, confirmed)
+    let authority = lookup(&scratch.original_key, ORIGINAL_KEY, confirmed)
         .filter(|(original, _)| flow::reverse(unsafe { &(**original).translated }) == packet.key);
     let Some((authority, confirmed)) = authority else {
         // It leads nowhere, or its flow has another translation by now. Not while cached lines may act: nobody else is to
         // get its source port until then.
         if flow::elapsed(run.now, scratch.flow.last_seen) > run.line_jiffies() {
-            let _ = HALF_OPEN.remove(&packet.key);
+            half_open::remove(PACKET_KEY);
             let _ = FLOWS.remove(&packet.key);
         }
         return Found::Nothing;
@@ -291,14 +293,14 @@ pub fn forward_exists(run: &Run, flow: &Flow) -> bool {
     FORWARDS.get(index).is_some_and(|forward| forward.uid == flow.forward_uid)
 }
 
-/// The entry of `key`, and whether it is confirmed. `confirmed`: where it should be. If another CPU is just confirming the flow it is
+/// The entry of `key`, which stands at `place` of the working memory (`half_open::…_KEY`), and whether it is confirmed. `confirmed`: where it should be. If another CPU is just confirming the flow it is
 /// in the other table, or was when that was looked at: an entry comes into the table of confirmed flows before it leaves the other.
 #[inline(always)]
-pub fn lookup(key: &FlowKey, confirmed: bool) -> Option<(*mut Flow, bool)> {
+pub fn lookup(key: &FlowKey, place: u32, confirmed: bool) -> Option<(*mut Flow, bool)> {
     if confirmed && let Some(entry) = FLOWS.get_ptr_mut(key) {
         return Some((entry, true));
     }
-    if let Some(entry) = HALF_OPEN.get_ptr_mut(key) {
+    if let Some(entry) = half_open::get(place) {
         return Some((entry, false));
     }
     FLOWS.get_ptr_mut(key).map(|entry| (entry, true))
@@ -309,17 +311,17 @@ pub fn lookup(key: &FlowKey, confirmed: bool) -> Option<(*mut Flow, bool)> {
 fn remove(scratch: &Scratch) {
     let _ = FLOWS.remove(&scratch.original_key);
     let _ = FLOWS.remove(&scratch.reply_key);
-    let _ = HALF_OPEN.remove(&scratch.original_key);
-    let _ = HALF_OPEN.remove(&scratch.reply_key);
+    half_open::remove(ORIGINAL_KEY);
+    half_open::remove(REPLY_KEY);
 }
 
 /// Does what follows when a packet was noted in a half-open flow, which is in state `next` since then: moves its entries to the table
 /// of confirmed flows, if that confirms it. Another CPU may be moving them just now: then the packet is noted in the copy, too, or
 /// whoever makes the copy sees it, for each of both looks after it has written. False: the table is full.
 #[inline(always)]
-fn confirm(scratch: &Scratch, original: *mut Flow, reply: *mut Flow, event: Event, next: State) -> bool {
+fn confirm(scratch: &mut Scratch, original: *mut Flow, reply: *mut Flow, event: Event, next: State) -> bool {
     if next.is_confirmed() {
-        return promote(scratch, original, reply, next);
+        return promote(scratch, original, reply);
     }
     if let Some(copy) = FLOWS.get_ptr_mut(&scratch.original_key) {
         state::advance(copy, event);
@@ -330,24 +332,33 @@ fn confirm(scratch: &Scratch, original: *mut Flow, reply: *mut Flow, event: Even
 /// Moves both entries to the table of confirmed flows. They are never in neither table, so that no other flow can get
 /// their source port meanwhile.
 #[inline(always)]
-fn promote(scratch: &Scratch, original: *mut Flow, reply: *mut Flow, state: State) -> bool {
+fn promote(scratch: &mut Scratch, original: *mut Flow, reply: *mut Flow) -> bool {
+    // Copied first, then checked: another CPU may have moved them already, and they may be another flow's by now.
     // SAFETY: both elements stay mapped while the program runs.
-    let (from, reply) = unsafe { (&*original, &*reply) };
-    if FLOWS.insert(&scratch.reply_key, reply, BPF_ANY as u64).is_err() {
+    unsafe {
+        scratch.other = *original;
+        scratch.reply = *reply;
+    }
+    if flow::reverse(&scratch.other.translated) != scratch.reply_key
+        || flow::reverse(&scratch.reply.translated) != scratch.original_key
+    {
+        return true;
+    }
+    if FLOWS.insert(&scratch.reply_key, &scratch.reply, BPF_ANY as u64).is_err() {
         return false;
     }
-    if FLOWS.insert(&scratch.original_key, from, BPF_ANY as u64).is_err() {
+    if FLOWS.insert(&scratch.original_key, &scratch.other, BPF_ANY as u64).is_err() {
         let _ = FLOWS.remove(&scratch.reply_key);
         return false;
     }
     // What another CPU has noted since the copy was made.
     let later = state::of(original);
-    if later != state as u8
+    if later != scratch.other.state
         && let Some(copy) = FLOWS.get_ptr_mut(&scratch.original_key)
     {
-        state::replace(copy, state as u8, later);
+        state::replace(copy, scratch.other.state, later);
     }
-    let _ = HALF_OPEN.remove(&scratch.original_key);
-    let _ = HALF_OPEN.remove(&scratch.reply_key);
+    half_open::remove(ORIGINAL_KEY);
+    half_open::remove(REPLY_KEY);
     true
 }

@@ -40,6 +40,8 @@ mod fragment;
 #[cfg(target_arch = "bpf")]
 mod frame;
 #[cfg(target_arch = "bpf")]
+mod half_open;
+#[cfg(target_arch = "bpf")]
 mod hops;
 #[cfg(target_arch = "bpf")]
 mod hot;

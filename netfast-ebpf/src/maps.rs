@@ -9,9 +9,9 @@ use aya_ebpf::{
 use netfast_common::{
     abi::{
         self, AllowEntry, CacheSet4, CacheSet6, Claim, ClaimKey, Config, Echo, Event, FilterCell,
-        FilterEntry, FilterHead, FilterRate, Flow, FlowKey, Forward, FragmentFlow, FragmentKey, HopKey,
-        Interface, InterfaceAddress, MaglevCell, NextHop, QuicKey, RuleSet, Service, SnatKey, SnatMapping,
-        SnatRule, Target, Traffic, VlanKey, VlanLink,
+        FilterEntry, FilterHead, FilterRate, Flow, FlowKey, Forward, FragmentFlow, FragmentKey, HalfOpen,
+        HopKey, Interface, InterfaceAddress, MaglevCell, NextHop, QuicKey, RuleSet, Service, SnatKey,
+        SnatMapping, SnatRule, Target, Traffic, VlanKey, VlanLink,
     },
     echo::{BUCKETS_PER_SET, Bucket},
 };
@@ -185,7 +185,7 @@ pub static FLOWS: HashMap<FlowKey, Flow, 524_288> = HashMap::new();
 
 /// Flows that were seen one way only or whose handshake is not done. Program writes, agent sweeps; sized by the agent.
 #[btf_map]
-pub static HALF_OPEN: LruHashMap<FlowKey, Flow, 131_072> = LruHashMap::new();
+pub static HALF_OPEN: Array<HalfOpen, { 1024 * abi::HALF_OPEN_SLOTS as usize }, MMAP> = Array::new();
 
 /// Fragmented datagrams on their way. Program writes and reads.
 #[btf_map]

@@ -1,9 +1,6 @@
 //! A flow's first packet: target, source port, two table entries.
 
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    programs::XdpContext,
-};
+use aya_ebpf::programs::XdpContext;
 use netfast_common::{
     Reason,
     abi::{MAX_FORWARDS, MAX_TARGETS, Mode, PolicyClass, SOURCE_BUCKETS},
@@ -15,8 +12,8 @@ use netfast_common::{
 
 use crate::{
     account::{self, Outcome},
-    hops, log,
-    maps::{FLOW_COUNTERS, FLOWS, FORWARDS, HALF_OPEN, SOURCE_LIMIT},
+    half_open, hops, log,
+    maps::{FLOW_COUNTERS, FLOWS, FORWARDS, SOURCE_LIMIT},
     run::Run,
     scratch::Scratch,
     slow, target, translate,
@@ -72,23 +69,29 @@ pub fn packet(ctx: &XdpContext, run: &Run, packet: &Packet, index: u16, scratch:
     scratch.reply.translated = flow::reverse(&packet.key);
     scratch.reply.next_hop = hop;
     scratch.reply.direction = REPLY;
-    let outcome = if target.mode == Mode::Nat as u8 {
+    // The original's slot first: its lines come from memory while a source port is looked for.
+    let slot = half_open::take_original();
+    if slot == 0 {
+        return Outcome::drop(Reason::FlowConflict);
+    }
+    let taken = if target.mode == Mode::Nat as u8 {
         scratch.flow.translated.source = target.source;
         take_port(run, scratch)
     } else {
-        scratch.reply_key = flow::reverse(&scratch.flow.translated);
-        if take(scratch) { Ok(()) } else { Err(Reason::FlowConflict) }
+        scratch.reply_key.reverse_of(&scratch.flow.translated);
+        take(scratch)
     };
-    if let Err(reason) = outcome {
-        if matches!(reason, Reason::PortsExhausted) {
-            log::exhausted(ctx, run, scratch);
+    if taken == 0 {
+        half_open::release(slot);
+        if target.mode != Mode::Nat as u8 {
+            return Outcome::drop(Reason::FlowConflict);
         }
-        return Outcome::drop(reason);
+        log::exhausted(ctx, run, scratch);
+        return Outcome::drop(Reason::PortsExhausted);
     }
-    if HALF_OPEN.insert(&scratch.original_key, &scratch.flow, BPF_ANY as u64).is_err() {
-        let _ = HALF_OPEN.remove(&scratch.reply_key);
-        return Outcome::drop(Reason::FlowTableFull);
-    }
+    half_open::set_source(slot, &scratch.flow.translated);
+    half_open::show(taken);
+    half_open::show(slot);
     account::add(&FLOW_COUNTERS, index as u32, 0);
     translate::forward(ctx, run, packet, &scratch.flow.translated, way, target_index, ORIGINAL)
 }
@@ -107,34 +110,38 @@ pub fn within_quota(run: &Run, packet: &Packet) -> bool {
     quota::admits(unsafe { &mut *set }, tag, run.now, config.hz, config.flow_rate, config.flow_burst)
 }
 
-/// Finds a source port that nobody uses towards this target, and takes it.
+/// Finds a source port that nobody uses towards this target, and takes it: the slot of the reply's entry, 0 if there is none.
 #[inline(always)]
-fn take_port(run: &Run, scratch: &mut Scratch) -> Result<(), Reason> {
+fn take_port(run: &Run, scratch: &mut Scratch) -> u32 {
     let (low, high) = (run.config.nat_port_low, run.config.nat_port_high);
     let hash = hash::key(&scratch.original_key, run.config.seed ^ run.now);
     let mut attempt = 0;
     while attempt < PORT_TRIES {
         let port = flow::port_candidate(hash, attempt, low, high);
         scratch.flow.translated.source_port = port.to_be_bytes();
-        scratch.reply_key = flow::reverse(&scratch.flow.translated);
-        if take(scratch) {
-            return Ok(());
+        scratch.reply_key.reverse_of(&scratch.flow.translated);
+        let slot = take(scratch);
+        if slot != 0 {
+            return slot;
         }
         attempt += 1;
     }
-    Err(Reason::PortsExhausted)
+    0
 }
 
-/// Takes the reply direction's tuple: the insert fails if a half-open flow has it. Whether a confirmed flow has it is
-/// looked up after the insert, because a flow that is being confirmed stands in both tables for a moment.
+/// Takes the reply direction's tuple: its slot in the table of half-open flows, which nobody else gets who has the same tuple; 0: it
+/// is somebody's. Whether a confirmed flow has it is looked up after that, because a flow that is being confirmed stands in both
+/// tables for a moment. It is looked up before that, too: then the bucket and the slot's set come from memory at the same time, and
+/// the exchange that takes the slot has not to wait for one after the other.
 #[inline(always)]
-pub fn take(scratch: &Scratch) -> bool {
-    if HALF_OPEN.insert(&scratch.reply_key, &scratch.reply, BPF_NOEXIST as u64).is_err() {
-        return false;
-    }
+pub fn take(scratch: &Scratch) -> u32 {
     if FLOWS.get_ptr(&scratch.reply_key).is_some() {
-        let _ = HALF_OPEN.remove(&scratch.reply_key);
-        return false;
+        return 0;
     }
-    true
+    let slot = half_open::take_reply();
+    if slot != 0 && FLOWS.get_ptr(&scratch.reply_key).is_some() {
+        half_open::release(slot);
+        return 0;
+    }
+    slot
 }

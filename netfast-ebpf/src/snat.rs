@@ -3,7 +3,7 @@
 
 mod table;
 
-use aya_ebpf::{bindings::BPF_ANY, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use netfast_common::{
     Reason,
     abi::{FlowKey, INSIDE, MAX_FORWARDS, MAX_SNAT, Mode, SNAT_INDEPENDENT, SNAT_POOL, SnatKey, SnatMapping},
@@ -14,8 +14,9 @@ use netfast_common::{
 
 use crate::{
     account::{self, Outcome},
+    half_open::{self, ORIGINAL_KEY, OTHER_KEY, REPLY_KEY},
     hops, known,
-    maps::{FLOW_COUNTERS, FLOWS, FORWARDS, HALF_OPEN, LOCALS, RULE_SETS, SNAT, SNAT_MAPPINGS, TARGETS},
+    maps::{FLOW_COUNTERS, FLOWS, FORWARDS, LOCALS, RULE_SETS, SNAT, SNAT_MAPPINGS, TARGETS},
     new,
     run::Run,
     scratch::{STAGE_RECHECK, STAGE_REFRESH, Scratch},
@@ -255,19 +256,22 @@ fn open(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> 
         return Outcome::drop(Reason::NoRoute);
     }
     scratch.original_key = packet.key;
-    reverse_into(&mut scratch.reply_key, &scratch.flow.translated);
+    scratch.reply_key.reverse_of(&scratch.flow.translated);
     scratch.reply = scratch.flow;
-    reverse_into(&mut scratch.reply.translated, &packet.key);
+    scratch.reply.translated.reverse_of(&packet.key);
     scratch.reply.next_hop = back;
     scratch.reply.direction = REPLY;
     // An endpoint that sends to its own mapping has one entry for both directions.
     let itself = scratch.reply_key == scratch.original_key;
-    match if itself { Taken::New } else { take(scratch) } {
-        Taken::New => {
-            if HALF_OPEN.insert(&scratch.original_key, &scratch.flow, BPF_ANY as u64).is_err() {
-                let _ = HALF_OPEN.remove(&scratch.reply_key);
-                return Outcome::drop(Reason::FlowTableFull);
+    match if itself { Taken::New(0) } else { take(scratch) } {
+        Taken::New(reply) => {
+            let slot = half_open::take_original();
+            if slot == 0 {
+                half_open::release(reply);
+                return Outcome::drop(Reason::FlowConflict);
             }
+            half_open::show(reply);
+            half_open::show(slot);
             account::add(&FLOW_COUNTERS, scratch.flow.forward as u32, 0);
         }
         // Another CPU was faster with the same flow.
@@ -279,22 +283,14 @@ fn open(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> 
     translate::forward(ctx, run, packet, &scratch.flow.translated, way, target, direction)
 }
 
-/// As [`netfast_common::flow::reverse`], without a copy on the stack.
-#[inline(always)]
-fn reverse_into(to: &mut FlowKey, from: &FlowKey) {
-    to.source = from.destination;
-    to.destination = from.source;
-    to.source_port = from.destination_port;
-    to.destination_port = from.source_port;
-    to.protocol = from.protocol;
-    to.pad = [0; 3];
-}
-
 /// What became of [`take`].
 #[derive(Clone, Copy)]
 enum Taken {
-    New,
+    /// It is this flow's: the slot of its reply entry.
+    New(u32),
+    /// The flow is there.
     Same,
+    /// It is somebody else's.
     Not,
 }
 
@@ -304,13 +300,14 @@ fn take(scratch: &mut Scratch) -> Taken {
     let mut attempt = 0;
     while attempt < 2 {
         attempt += 1;
-        if new::take(scratch) {
-            return Taken::New;
+        let slot = new::take(scratch);
+        if slot != 0 {
+            return Taken::New(slot);
         }
-        let Some((other, _)) = known::lookup(&scratch.reply_key, false) else { continue };
+        let Some((other, _)) = known::lookup(&scratch.reply_key, REPLY_KEY, false) else { continue };
         // SAFETY: the element stays mapped while the program runs; copied once.
         scratch.other = unsafe { *other };
-        reverse_into(&mut scratch.other_key, &scratch.other.translated);
+        scratch.other_key.reverse_of(&scratch.other.translated);
         if scratch.other_key == scratch.original_key {
             return Taken::Same;
         }
@@ -318,9 +315,9 @@ fn take(scratch: &mut Scratch) -> Taken {
             return Taken::Not;
         }
         let _ = FLOWS.remove(&scratch.other_key);
-        let _ = HALF_OPEN.remove(&scratch.other_key);
+        half_open::remove(OTHER_KEY);
         let _ = FLOWS.remove(&scratch.reply_key);
-        let _ = HALF_OPEN.remove(&scratch.reply_key);
+        half_open::remove(REPLY_KEY);
     }
     Taken::Not
 }
@@ -330,7 +327,7 @@ fn take(scratch: &mut Scratch) -> Taken {
 fn refresh(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) -> Step {
     let ahead = hops::ahead(ctx, run, packet, scratch);
     let back = hops::towards(ctx, run, packet, scratch, true);
-    if let Some((entry, _)) = known::lookup(&scratch.original_key, false) {
+    if let Some((entry, _)) = known::lookup(&scratch.original_key, ORIGINAL_KEY, false) {
         // SAFETY: the element stays mapped while the program runs; words that are read whole.
         unsafe {
             (*entry).next_hop = ahead;
@@ -338,7 +335,7 @@ fn refresh(ctx: &XdpContext, run: &Run, packet: &Packet, scratch: &mut Scratch) 
         }
     }
     if back != 0
-        && let Some((entry, _)) = known::lookup(&scratch.reply_key, false)
+        && let Some((entry, _)) = known::lookup(&scratch.reply_key, REPLY_KEY, false)
     {
         // SAFETY: as above.
         unsafe { (*entry).next_hop = back };

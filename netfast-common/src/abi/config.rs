@@ -51,6 +51,8 @@ pub struct Config {
     pub tai_offset: u32,
     /// Error estimate of the host's clock, as a STAMP packet has it ([`crate::stamp::error_estimate`]).
     pub clock_error: u32,
+    /// Sets of the map `HALF_OPEN` ([`crate::half_open`]).
+    pub half_open_sets: u32,
 }
 
 /// Idle times in jiffies (host order).
@@ -161,4 +163,4 @@ impl PolicyClass {
     }
 }
 
-pod!(Config => 148);
+pod!(Config => 152);

@@ -21,6 +21,34 @@ pub struct FlowKey {
     pub pad: [u8; 3],
 }
 
+impl FlowKey {
+    /// Makes this the key of `other` seen from the other side ([`crate::flow::reverse`]), by stores of whole words: a word that is read
+    /// soon after it was written in parts waits until all that was written before has left the CPU, and a table is asked for this
+    /// key at once.
+    #[inline(always)]
+    pub fn reverse_of(&mut self, other: &Self) {
+        let [source, source_low, destination, destination_low, _] = other.words();
+        let ([s0, s1], [d0, d1]) = (other.source_port, other.destination_port);
+        let last = u64::from_ne_bytes([d0, d1, s0, s1, other.protocol, 0, 0, 0]);
+        let words = [destination, destination_low, source, source_low, last];
+        let place = core::ptr::from_mut(self).cast::<u64>();
+        let mut i = 0;
+        while i < words.len() {
+            // SAFETY: the key is five words long and aligned to one. Volatile, so that the stores stay whole.
+            unsafe { place.add(i).write_volatile(words[i]) };
+            i += 1;
+        }
+    }
+
+    /// The key as it lies in memory.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 5] {
+        let key = core::ptr::from_ref(self).cast::<u64>();
+        // SAFETY: the key is five words long and aligned to one, and has no padding.
+        unsafe { [*key, *key.add(1), *key.add(2), *key.add(3), *key.add(4)] }
+    }
+}
+
 /// Entry of the flow tables. Both directions have one; the entry of the *original* direction (client to service) is
 /// the authority for state and age, the *reply* entry only leads to it (its translated tuple, reversed, is the
 /// original key).
@@ -49,6 +77,22 @@ pub struct Flow {
     pub state: u8,
     /// 0: original direction, 1: reply direction.
     pub direction: u8,
+}
+
+/// Slots of a set of the map `HALF_OPEN`: the first one is its head, the others are entries.
+pub const HALF_OPEN_SLOTS: u32 = 16;
+
+/// A slot of the map `HALF_OPEN`: an entry, two of the CPU's cache lines. The first slot of a set is no entry but its head: 16 words
+/// of 32 bits, the first one the set's counter, the others the words of the entries ([`crate::half_open`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HalfOpen {
+    /// Key of the entry.
+    pub key: FlowKey,
+    /// The entry.
+    pub flow: Flow,
+    /// Zero.
+    pub pad: [u64; 3],
 }
 
 /// What a cached line says to do.
@@ -213,4 +257,4 @@ mod tests {
     }
 }
 
-pod!(FlowKey => 40, Flow => 64, CacheLine4 => 32, CacheLine6 => 64, CacheSet4 => 64, CacheSet6 => 128);
+pod!(FlowKey => 40, Flow => 64, HalfOpen => 128, CacheLine4 => 32, CacheLine6 => 64, CacheSet4 => 64, CacheSet6 => 128);

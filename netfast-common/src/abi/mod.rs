@@ -34,8 +34,9 @@ pub use filter::{
     REJECT_USUAL,
 };
 pub use flow::{
-    CacheLine4, CacheLine6, CacheSet4, CacheSet6, Flow, FlowKey, LINE_TICK, LineKind, ORIGINAL_DELTA,
-    ORIGINAL_PORTS, line_age, line_end, line_kind, line_tail, tail_generation, tail_port, tail_upper,
+    CacheLine4, CacheLine6, CacheSet4, CacheSet6, Flow, FlowKey, HALF_OPEN_SLOTS, HalfOpen, LINE_TICK,
+    LineKind, ORIGINAL_DELTA, ORIGINAL_PORTS, line_age, line_end, line_kind, line_tail, tail_generation,
+    tail_port, tail_upper,
 };
 pub use fragment::{FRAGMENT_DIRECT, FRAGMENT_SECONDS, FragmentFlow, FragmentKey};
 pub use hop::{HopKey, HopKeyKind, Interface, InterfaceAddress, NextHop, VlanKey, VlanLink};

@@ -8,11 +8,7 @@ use netfast_common::{
     flow::{ORIGINAL, State, elapsed, is_expired},
 };
 
-use super::{
-    Datapath, DatapathError,
-    sweep::{BATCH, Table},
-    sys,
-};
+use super::{Datapath, DatapathError, sweep::BATCH, tables::Table};
 use crate::api::types::{FlowFilter, FlowRecord, Protocol, Transport};
 
 fn endpoint(address: &[u8; 16], port: [u8; 2]) -> SocketAddr {
@@ -74,7 +70,7 @@ impl Datapath {
         let now = self.clock.now()?;
         let mut count = 0;
         for table in Table::ALL {
-            let mut batches = sys::Batches::<FlowKey, Flow>::new(self.table(table), BATCH);
+            let mut batches = self.walk(table, BATCH);
             while let Some((keys, flows)) = batches.next().map_err(failed)? {
                 for (key, flow) in keys.iter().zip(flows) {
                     if flow.direction != ORIGINAL || is_expired(flow, now, &config.timeouts) {

@@ -58,6 +58,23 @@ impl<T: aya::Pod> MappedArray<T> {
         Ok(Self { base: base.cast(), length, entries: info.max_entries, element: PhantomData })
     }
 
+    /// As many elements of memory that is no map's.
+    #[cfg(test)]
+    pub(super) fn anonymous(entries: u32) -> io::Result<Self> {
+        let length = NonZeroUsize::new((entries as usize * Self::STRIDE).next_multiple_of(page_size()))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        // SAFETY: as above.
+        let base = unsafe {
+            nix::sys::mman::mmap_anonymous(
+                None,
+                length,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE,
+            )
+        }?;
+        Ok(Self { base: base.cast(), length, entries, element: PhantomData })
+    }
+
     /// Number of elements.
     pub(super) const fn entries(&self) -> u32 {
         self.entries
@@ -108,6 +125,11 @@ impl<T: aya::Pod> MappedArray<T> {
     /// Loads 32 bits at `offset` bytes into an element.
     pub(super) fn load32(&self, index: u32, offset: usize) -> u32 {
         self.field::<AtomicU32>(index, offset).map_or(0, |field| field.load(Ordering::SeqCst))
+    }
+
+    /// The 32 bits at `offset` bytes into an element, for what the program changes, too.
+    pub(super) fn word32(&self, index: u32, offset: usize) -> Option<&AtomicU32> {
+        self.field(index, offset)
     }
 
     /// Stores 16 bits at `offset` bytes into an element, after everything that was written before.

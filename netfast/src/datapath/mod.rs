@@ -13,6 +13,7 @@ mod cpus;
 mod events;
 mod filter;
 mod flows;
+mod half_open;
 mod hops;
 mod load;
 mod mapped;
@@ -25,17 +26,19 @@ pub mod sandbox;
 mod settings;
 mod sweep;
 mod sys;
+mod tables;
 mod takers;
 mod values;
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    mem::offset_of,
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
 };
 
-use netfast_common::abi;
+use netfast_common::{abi, half_open::sets};
 
 pub use attach::{AttachError, Attached, Link};
 pub use checks::OLDEST_KERNEL;
@@ -46,6 +49,7 @@ pub use sweep::{Indexes, SweepReport, Tally};
 pub(crate) use sys::lowest_priority;
 
 use crate::{api::types::AttachMode, classifier::Limits, rules::images::Images};
+use half_open::HalfOpenTable;
 use mapped::MappedArray;
 
 /// What the datapath cannot do, and what to do about it.
@@ -108,7 +112,7 @@ impl TableSizes {
     fn entries(&self, cpus: u32) -> [(&'static str, u32); 11] {
         [
             ("FLOWS", self.flows.saturating_mul(2)),
-            ("HALF_OPEN", self.half_open.saturating_mul(2)),
+            ("HALF_OPEN", sets(self.half_open).saturating_mul(abi::HALF_OPEN_SLOTS)),
             ("DIRECT", self.direct),
             ("DIRECT_NEW", self.half_open),
             ("SNAT_MAPPINGS", self.mappings.saturating_mul(2)),
@@ -161,7 +165,7 @@ struct Maps {
     vlan_links: OwnedFd,
     devices: OwnedFd,
     flows: OwnedFd,
-    half_open: OwnedFd,
+    half_open: HalfOpenTable,
     direct: OwnedFd,
     direct_new: OwnedFd,
     snat_mappings: OwnedFd,
@@ -171,7 +175,6 @@ struct Maps {
 impl Maps {
     fn open(loaded: &load::Loaded) -> Result<Self, DatapathError> {
         fn mapped<T: aya::Pod>(loaded: &load::Loaded, name: &str) -> Result<MappedArray<T>, DatapathError> {
-            use std::os::fd::AsFd;
             let fd = loaded.map_fd(name)?;
             MappedArray::new(fd.as_fd())
                 .map_err(|error| DatapathError::Object(format!("cannot map the map {name}: {error}")))
@@ -205,7 +208,8 @@ impl Maps {
             vlan_links: loaded.map_fd("VLAN_LINKS")?,
             devices: loaded.map_fd("DEVICES")?,
             flows: loaded.map_fd("FLOWS")?,
-            half_open: loaded.map_fd("HALF_OPEN")?,
+            half_open: HalfOpenTable::new(loaded.map_fd("HALF_OPEN")?.as_fd())
+                .map_err(|error| DatapathError::Object(format!("cannot map the map HALF_OPEN: {error}")))?,
             direct: loaded.map_fd("DIRECT")?,
             direct_new: loaded.map_fd("DIRECT_NEW")?,
             snat_mappings: loaded.map_fd("SNAT_MAPPINGS")?,
@@ -258,6 +262,8 @@ impl Datapath {
             cache_strides,
             loaded: Mutex::new(loaded),
         };
+        let sets = offset_of!(abi::Config, half_open_sets);
+        datapath.maps.config.store32(0, sets, datapath.maps.half_open.sets());
         if !datapath.adopted {
             datapath.fill_free_hops();
         }
@@ -343,13 +349,11 @@ impl Datapath {
 
     /// Mappings of source NAT that fit.
     pub fn mapping_capacity(&self) -> u64 {
-        use std::os::fd::AsFd;
         sys::map_info(self.maps.snat_mappings.as_fd()).map_or(0, |info| u64::from(info.max_entries / 2))
     }
 
     /// Flows to targets of the modes `dsr` and `ipip` that fit.
     pub fn direct_capacity(&self) -> u64 {
-        use std::os::fd::AsFd;
         let entries =
             |map: &OwnedFd| sys::map_info(map.as_fd()).map_or(0, |info| u64::from(info.max_entries));
         entries(&self.maps.direct)
@@ -357,16 +361,14 @@ impl Datapath {
 
     /// Flows that fit: confirmed and half-open.
     pub fn capacity(&self) -> (u64, u64) {
-        use std::os::fd::AsFd;
         let entries =
             |map: &OwnedFd| sys::map_info(map.as_fd()).map_or(0, |info| u64::from(info.max_entries / 2));
-        (entries(&self.maps.flows), entries(&self.maps.half_open))
+        (entries(&self.maps.flows), self.maps.half_open.capacity())
     }
 }
 
 /// Sets of a flow cache that each CPU owns.
 fn cache_stride(loaded: &load::Loaded, name: &str) -> Result<u32, DatapathError> {
-    use std::os::fd::AsFd;
     let fd = loaded.map_fd(name)?;
     let info = sys::map_info(fd.as_fd())
         .map_err(|error| DatapathError::Kernel { call: "BPF_OBJ_GET_INFO", error })?;

@@ -12,7 +12,7 @@ use netfast_common::{
     flow::{ORIGINAL, State, elapsed, is_expired, reverse},
 };
 
-use super::{Datapath, DatapathError, lock, settings, sys};
+use super::{Datapath, DatapathError, lock, settings, sys, tables::Table};
 
 /// Entries read by one system call.
 pub(super) const BATCH: usize = 4096;
@@ -109,60 +109,26 @@ fn judge(flow: &Flow, now: u32, timeouts: &Timeouts, forwards: &[u32]) -> Fate {
     }
 }
 
-/// Walks one flow table or the other.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Table {
-    /// FLOWS.
-    Confirmed,
-    /// HALF_OPEN.
-    HalfOpen,
-    /// DIRECT: one entry a flow.
-    Direct,
-    /// DIRECT_NEW, likewise.
-    DirectNew,
-}
-
-impl Table {
-    /// All of them.
-    pub(super) const ALL: [Self; 4] = [Self::Confirmed, Self::HalfOpen, Self::Direct, Self::DirectNew];
-
-    /// Whether a flow has an entry per direction.
-    const fn has_replies(self) -> bool {
-        matches!(self, Self::Confirmed | Self::HalfOpen)
-    }
-}
-
 impl Datapath {
-    pub(super) fn table(&self, table: Table) -> std::os::fd::BorrowedFd<'_> {
-        match table {
-            Table::Confirmed => self.maps.flows.as_fd(),
-            Table::HalfOpen => self.maps.half_open.as_fd(),
-            Table::Direct => self.maps.direct.as_fd(),
-            Table::DirectNew => self.maps.direct_new.as_fd(),
-        }
-    }
-
     /// Deletes both entries of a flow, the original first: a packet in between finds no flow or a reply entry that
     /// leads nowhere, and both mean that there is none.
     ///
     /// The program may have replaced a dead flow by a new one since `flow` was read: that one stays.
     pub(super) fn delete_flow(&self, table: Table, key: &FlowKey, flow: &Flow) -> io::Result<()> {
-        let map = self.table(table);
-        let present = sys::lookup::<FlowKey, Flow>(map, key)?;
+        let present = self.entry(table, key)?;
         if present
             .is_none_or(|present| (present.created, present.translated) != (flow.created, flow.translated))
         {
             return Ok(());
         }
-        sys::delete(map, key)?;
+        self.delete_entry(table, key)?;
         if !table.has_replies() {
             return Ok(());
         }
         let reply = reverse(&flow.translated);
         // Only the flow's own: another one may have the tuple by now.
-        if sys::lookup::<FlowKey, Flow>(map, &reply)?.is_some_and(|entry| reverse(&entry.translated) == *key)
-        {
-            sys::delete(map, &reply)?;
+        if self.entry(table, &reply)?.is_some_and(|entry| reverse(&entry.translated) == *key) {
+            self.delete_entry(table, &reply)?;
         }
         Ok(())
     }
@@ -171,7 +137,7 @@ impl Datapath {
     /// is looked at again just before, since the program may have replaced it; its reply entry is its own then, because
     /// nothing is evicted from this table.
     fn delete_flows(&self, flows: &[(FlowKey, Flow)]) -> io::Result<()> {
-        let map = self.table(Table::Confirmed);
+        let map = self.maps.flows.as_fd();
         for flows in flows.chunks(TOGETHER) {
             let (mut originals, mut replies) = (Vec::with_capacity(TOGETHER), Vec::with_capacity(TOGETHER));
             for (key, flow) in flows {
@@ -192,21 +158,17 @@ impl Datapath {
     /// Ends a living flow. Cached lines of it may still act: therefore its reply entry stays, and with it the source port,
     /// until they cannot; then a sweep takes it as an orphan.
     pub(super) fn end_flow(&self, table: Table, key: &FlowKey, flow: &Flow) -> io::Result<()> {
-        let (map, reply) = (self.table(table), reverse(&flow.translated));
+        let reply = reverse(&flow.translated);
         if !table.has_replies() {
-            return sys::delete(map, key).map(drop);
+            return self.delete_entry(table, key).map(drop);
         }
         let now = self.clock.now().map_err(io::Error::other)?;
-        if let Some(entry) = sys::lookup::<FlowKey, Flow>(map, &reply)?
+        if let Some(entry) = self.entry(table, &reply)?
             && reverse(&entry.translated) == *key
         {
-            let entry = Flow { last_seen: now, ..entry };
-            match sys::update(map, &reply, &entry, sys::Existing::Only) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            self.set_times(table, &reply, &Flow { last_seen: now, ..entry })?;
         }
-        sys::delete(map, key).map(drop)
+        self.delete_entry(table, key).map(drop)
     }
 
     /// Uids of the live rule set's forwards, by index.
@@ -239,7 +201,7 @@ impl Datapath {
         let mut suspects = Vec::new();
         for table in Table::ALL {
             let failed = |error| DatapathError::Kernel { call: "sweep of the flow tables", error };
-            let mut batches = sys::Batches::<FlowKey, Flow>::new(self.table(table), BATCH);
+            let mut batches = self.walk(table, BATCH);
             let mut dead = Vec::new();
             let mut read = 0;
             while let Some((keys, flows)) = batches.next().map_err(failed)? {
@@ -290,6 +252,13 @@ impl Datapath {
             }
             report.orphans += self.delete_orphans(&mut suspects).map_err(failed)?;
         }
+        let healed = self.maps.half_open.heal();
+        if healed > 0 {
+            tracing::warn!(
+                entries = healed,
+                "half-open flows that were never written to their end; please report this"
+            );
+        }
         tally.forwards = forwards.iter().copied().zip(by_forward).filter(|(_, flows)| *flows > 0).collect();
         tally.targets = (0..=u16::MAX).zip(by_target).filter(|(_, flows)| *flows > 0).collect();
         tally.open = (0..=u16::MAX).zip(open).filter(|(_, flows)| *flows > 0).collect();
@@ -306,10 +275,10 @@ impl Datapath {
     }
 
     fn is_orphan(&self, table: Table, key: &FlowKey) -> io::Result<bool> {
-        let Some(entry) = sys::lookup::<FlowKey, Flow>(self.table(table), key)? else { return Ok(false) };
+        let Some(entry) = self.entry(table, key)? else { return Ok(false) };
         let original = reverse(&entry.translated);
         for table in [Table::Confirmed, Table::HalfOpen] {
-            let found = sys::lookup::<FlowKey, Flow>(self.table(table), &original)?;
+            let found = self.entry(table, &original)?;
             // The original tuple may have become another flow, with another source port.
             if found.is_some_and(|found| reverse(&found.translated) == *key) {
                 return Ok(false);
@@ -331,7 +300,7 @@ impl Datapath {
         std::thread::sleep(ORPHAN_GRACE);
         let mut deleted = 0;
         for (table, key) in orphans {
-            if self.is_orphan(table, &key)? && sys::delete(self.table(table), &key)? {
+            if self.is_orphan(table, &key)? && self.delete_entry(table, &key)? {
                 deleted += 1;
             }
         }
@@ -454,7 +423,7 @@ mod tests {
                 let flow =
                     Flow { translated, last_seen: now, created: now, state: state as u8, ..Flow::default() };
                 let reply = Flow { translated: reverse(&original), direction: 1, ..flow };
-                let map = datapath.table(Table::Confirmed);
+                let map = datapath.maps.flows.as_fd();
                 sys::update(map, &original, &flow, sys::Existing::Replace).unwrap();
                 sys::update(map, &reverse(&translated), &reply, sys::Existing::Replace).unwrap();
             }
@@ -475,7 +444,7 @@ mod tests {
         let report = datapath.sweep(9).unwrap();
         println!("{FLOWS} dead flows: {report:?}");
         assert_eq!(u64::from(FLOWS), report.expired);
-        assert!(sys::keys::<FlowKey>(datapath.table(Table::Confirmed)).unwrap().is_empty());
+        assert!(sys::keys::<FlowKey>(datapath.maps.flows.as_fd()).unwrap().is_empty());
         datapath.remove().unwrap();
         nix::mount::umount(bpffs).unwrap();
     }

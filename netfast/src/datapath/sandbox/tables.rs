@@ -11,7 +11,7 @@ use netfast_common::{
 use nix::sched::sched_getcpu;
 
 use super::{Sandbox, SandboxError};
-use crate::datapath::{DatapathError, lock, sweep::Table, sys};
+use crate::datapath::{DatapathError, lock, sys, tables::Table};
 
 impl Sandbox {
     /// All entries of the flow tables, both directions: `(confirmed, key, entry)`.
@@ -27,7 +27,7 @@ impl Sandbox {
     fn entries(&self) -> Result<Vec<(Table, FlowKey, Flow)>, SandboxError> {
         let mut all = Vec::new();
         for table in Table::ALL {
-            let mut batches = sys::Batches::<FlowKey, Flow>::new(self.datapath.table(table), 1024);
+            let mut batches = self.datapath.walk(table, 1024);
             let walk = |error| DatapathError::Kernel { call: "walk over a flow table", error };
             while let Some((keys, flows)) = batches.next().map_err(walk)? {
                 all.extend(keys.iter().zip(flows).map(|(key, flow)| (table, *key, *flow)));
@@ -93,7 +93,8 @@ impl Sandbox {
     /// If a table cannot be written.
     pub fn forget_entry(&self, key: &FlowKey) -> Result<(), SandboxError> {
         for table in Table::ALL {
-            sys::delete(self.datapath.table(table), key)
+            self.datapath
+                .delete_entry(table, key)
                 .map_err(|error| DatapathError::Kernel { call: "removal of a flow", error })?;
         }
         Ok(())
@@ -180,7 +181,7 @@ impl Sandbox {
             if flow.direction == ORIGINAL {
                 flow.created = flow.created.wrapping_sub(jiffies);
             }
-            sys::update(self.datapath.table(table), &key, &flow, sys::Existing::Replace).map_err(failed)?;
+            self.datapath.set_times(table, &key, &flow).map_err(failed)?;
         }
         // The stamp is the topmost part of a tail: nothing stands above it that it could run over into.
         let older = |tail: &mut u64| *tail = tail.wrapping_sub(u64::from(jiffies) << 32);
