@@ -293,8 +293,9 @@ pub fn forward_exists(run: &Run, flow: &Flow) -> bool {
     FORWARDS.get(index).is_some_and(|forward| forward.uid == flow.forward_uid)
 }
 
-/// The entry of `key`, which stands at `place` of the working memory (`half_open::…_KEY`), and whether it is confirmed. `confirmed`: where it should be. If another CPU is just confirming the flow it is
-/// in the other table, or was when that was looked at: an entry comes into the table of confirmed flows before it leaves the other.
+/// The entry of `key`, which stands at `place` of the working memory (`half_open::…_KEY`), and whether it is confirmed. `confirmed`:
+/// where it should be. If another CPU is just confirming the flow it is in the other table, or was when that was looked at: an entry
+/// comes into the table of confirmed flows before it leaves the other.
 #[inline(always)]
 pub fn lookup(key: &FlowKey, place: u32, confirmed: bool) -> Option<(*mut Flow, bool)> {
     if confirmed && let Some(entry) = FLOWS.get_ptr_mut(key) {

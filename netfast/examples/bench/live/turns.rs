@@ -141,7 +141,9 @@ impl Turns {
         let wanted = u64::from(case.flows) * case.generators as u64;
         let mut count = 0;
         let made = wait_for("the flows", Duration::from_secs(400), || {
-            count = agent.json::<Value>(&["flows", "count", "--state", "two-way"])?["count"].as_u64().unwrap_or(0);
+            count = agent.json::<Value>(&["flows", "count", "--state", "two-way"])?["count"]
+                .as_u64()
+                .unwrap_or(0);
             Ok((count >= wanted).then_some(()))
         });
         generators.into_iter().try_for_each(Generator::stop)?;
