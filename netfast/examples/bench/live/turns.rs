@@ -21,8 +21,9 @@ use crate::{
     output::{self, number},
 };
 
-/// From the first packet until it counts.
-const SETTLE: Duration = Duration::from_millis(30);
+/// From the first packet until it counts. A line of the flow cache lives for 16 s, and a case has a turn of a fraction of a second every few
+/// seconds: at each turn many lines have ended that would have been renewed one by one if the traffic had gone on.
+const SETTLE: Duration = Duration::from_millis(150);
 /// Least part of the best rate that a generator must reach for a turn to count.
 const STEADY: f64 = 0.85;
 /// Attempts at a turn.
