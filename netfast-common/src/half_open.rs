@@ -171,17 +171,22 @@ pub fn reserve(set: &impl Set, tag: u32, replace: bool) -> u32 {
         way += 1;
     }
     let mut way = set.opaque(best) & WAYS;
+    let mut old = set.load(way);
+    // Another CPU may have filled the way since it was looked at: an entry made a moment ago is nobody's to push out, and it may
+    // have the same key.
+    let mut fits = (age(old, counter) << 4 | way) == best;
     if matches != 0 {
         let own = find(set, tag);
         if own != 0 && replace {
             way = own;
+            old = set.load(way);
+            fits = is_entry(old) && old >> 16 == tag && set.is_key(way);
         } else if own != 0 || is_taken(set, matches) {
             return 0;
         }
     }
-    let old = set.load(way);
     let counter = counter.wrapping_add(1);
-    if way == 0 || is_busy(old) || !set.change(way, old, word(tag, counter) | BUSY) {
+    if way == 0 || !fits || !set.change(way, old, word(tag, counter) | BUSY) {
         return 0;
     }
     // Not backwards, if this CPU was held up: the entries made since then would be ahead.

@@ -48,8 +48,10 @@ fn transfers(world: &World) -> Result<()> {
             std::fs::remove_file(file)?;
             let after = counted()?[way];
             let (packets, bytes) = (after.0 - before.0, after.1 - before.1);
+            // Three times what usual frames hold. It cannot be all of 9,000: acknowledgements, and segments that end with what curl
+            // has written so far, are shorter.
             ensure!(
-                bytes / packets > 8000 && bytes > crate::world::BULK,
+                bytes / packets > 4500 && bytes > crate::world::BULK,
                 "{service}, way {way}: {packets} packets, {bytes} bytes"
             );
         }
