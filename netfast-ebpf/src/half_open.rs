@@ -3,7 +3,7 @@
 //! The steps are global functions: the verifier looks at each once, and their callers have little stack left. They take a key by its place
 //! in the working memory (`…_KEY`), and an entry by its slot in the map; 0 is none, since slot 0 is a head.
 
-use core::{arch::asm, mem::offset_of};
+use core::mem::offset_of;
 
 use netfast_common::{
     abi::{Flow, FlowKey, HALF_OPEN_SLOTS, HalfOpen},
@@ -12,8 +12,10 @@ use netfast_common::{
 };
 
 use crate::{
+    frame,
     maps::{CONFIG, HALF_OPEN, SCRATCH},
     scratch::{Memory, Scratch},
+    shared::exchange,
 };
 
 /// The packet's own key.
@@ -90,22 +92,10 @@ impl Set for View {
         unsafe { self.word(way).write_volatile(word) }
     }
 
-    /// BPF's compare-and-exchange is a full barrier, as in the kernel's memory model all atomic operations are that return a
-    /// value.
     #[inline(always)]
     fn change(&self, way: u32, from: u32, to: u32) -> bool {
-        let found: u64;
-        // SAFETY: as above; `cmpxchg32_32` compares w0 with the word at r2, puts w3 there if they are equal, and leaves in w0
-        // what was there. The compiler has no such operation for this target.
-        unsafe {
-            asm!(
-                "w0 = cmpxchg32_32(r2 + 0, w0, w3)",
-                inlateout("r0") u64::from(from) => found,
-                in("r2") self.word(way),
-                in("r3") u64::from(to),
-            );
-        }
-        found as u32 == from
+        // SAFETY: as above.
+        unsafe { exchange(self.word(way), from, to) }
     }
 
     #[inline(always)]
@@ -124,10 +114,7 @@ impl Set for View {
 
     #[inline(always)]
     fn opaque(&self, number: u32) -> u32 {
-        let mut word = u64::from(number);
-        // SAFETY: moves a register to itself.
-        unsafe { asm!("{0} = {0}", inout(reg) word, options(pure, nomem, nostack)) };
-        word as u32
+        frame::opaque(number as usize) as u32
     }
 }
 

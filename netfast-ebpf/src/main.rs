@@ -66,6 +66,8 @@ mod run;
 #[cfg(target_arch = "bpf")]
 mod scratch;
 #[cfg(target_arch = "bpf")]
+mod shared;
+#[cfg(target_arch = "bpf")]
 mod slow;
 #[cfg(target_arch = "bpf")]
 mod snat;

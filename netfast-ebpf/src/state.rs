@@ -1,13 +1,15 @@
 //! A flow's state, which packets on several CPUs change at once: both ends may close in the same moment, and who writes what
 //! he made of the state that he read would undo what the other one wrote meanwhile.
 
-use core::{arch::asm, mem::offset_of};
+use core::mem::offset_of;
 
 use netfast_common::{
     abi::Flow,
     flow::{ORIGINAL, State},
     wire::Packet,
 };
+
+use crate::shared::exchange;
 
 /// The aligned word of an entry that has the state in it.
 const WORD: usize = offset_of!(Flow, state) & !3;
@@ -56,24 +58,6 @@ fn word(flow: *mut Flow) -> *mut u32 {
     unsafe { flow.byte_add(WORD).cast() }
 }
 
-/// Puts `to` in the place of `from`; tells whether that stood there. A full barrier, as all of BPF's atomic operations that
-/// return a value (kernel 5.12).
-#[inline(always)]
-fn exchange(place: *mut u32, from: u32, to: u32) -> bool {
-    let found: u64;
-    // SAFETY: `place` is a word of an entry; `cmpxchg32_32` compares w0 with it, puts w3 there if they are equal, and leaves
-    // in w0 what was there. The compiler has no such operation for this target.
-    unsafe {
-        asm!(
-            "w0 = cmpxchg32_32(r2 + 0, w0, w3)",
-            inlateout("r0") u64::from(from) => found,
-            in("r2") place,
-            in("r3") u64::from(to),
-        );
-    }
-    found as u32 == from
-}
-
 /// The state that an entry is in.
 #[inline(always)]
 pub fn of(flow: *mut Flow) -> u8 {
@@ -81,7 +65,8 @@ pub fn of(flow: *mut Flow) -> u8 {
     (unsafe { word(flow).read_volatile() } >> SHIFT) as u8
 }
 
-/// Notes a packet in its flow's authority; returns the state that the flow is in now.
+/// Notes a packet in its flow's authority; returns the state that the flow is in now. (After [`TRIES`] other CPUs have had their say, and this
+/// packet has not.)
 #[inline(always)]
 pub fn advance(flow: *mut Flow, event: Event) -> State {
     let mut attempt = 0;
@@ -91,7 +76,8 @@ pub fn advance(flow: *mut Flow, event: Event) -> State {
         let next = netfast_next_state(seen >> SHIFT & 0xff, event.0) & 0xff;
         attempt += 1;
         let changed = seen & !MASK | next << SHIFT;
-        if changed == seen || exchange(word(flow), seen, changed) || attempt == TRIES {
+        // SAFETY: a word of the entry, as `of` reads it.
+        if changed == seen || unsafe { exchange(word(flow), seen, changed) } || attempt == TRIES {
             return State::from_number(next as u8);
         }
     }
@@ -103,6 +89,7 @@ pub fn replace(flow: *mut Flow, from: u8, to: u8) {
     // SAFETY: see `of`.
     let seen = unsafe { word(flow).read_volatile() };
     if seen >> SHIFT & 0xff == u32::from(from) {
-        exchange(word(flow), seen, seen & !MASK | u32::from(to) << SHIFT);
+        // SAFETY: as in `advance`.
+        unsafe { exchange(word(flow), seen, seen & !MASK | u32::from(to) << SHIFT) };
     }
 }

@@ -37,6 +37,7 @@ mod snat_ports;
 mod stamp;
 mod swaps;
 mod tracking;
+mod two_cpus;
 mod verdicts;
 
 /// All scenarios, for tests that look at everything that left.
@@ -61,6 +62,7 @@ const ALL: &[&[(&str, bed::Scenario)]] = &[
     policy::SCENARIOS,
     quic::SCENARIOS,
     tracking::SCENARIOS,
+    two_cpus::SCENARIOS,
     snat::SCENARIOS,
     snat_icmp::SCENARIOS,
     snat_ports::SCENARIOS,
