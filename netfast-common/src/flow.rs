@@ -328,19 +328,64 @@ pub fn reverse(key: &FlowKey) -> FlowKey {
     }
 }
 
-/// How often a free source port is looked for before `ports_exhausted` is the answer.
+/// Seconds that a TCP handshake is given to go on before its flow has to give way (a SYN is sent again after 1 s: RFC 6298 2.1).
+pub const OPENING_GRACE: u32 = 2;
+
+/// Whether a flow gives its source port to a new one where no port is free. `lines`: jiffies after which no cached line acts that was
+/// made before ([`crate::abi::line_end`]); `hz`: jiffies in a second.
+///
+/// It does if it is dead, if both ends have closed it and no line can act, or if it is opening and has waited for
+/// [`OPENING_GRACE`]: openings that nobody goes on with (a flood of forged SYNs) are not to keep everybody else out for the 4 min
+/// of RFC 5382 REQ-5. Not after a mere RST, which may be forged; nor does UDP give way (RFC 4787 REQ-5).
+#[inline(always)]
+pub const fn gives_way(flow: &Flow, now: u32, lines: u32, hz: u32, timeouts: &Timeouts) -> bool {
+    let idle = elapsed(now, flow.last_seen);
+    match State::from_number(flow.state) {
+        State::BothClosed | State::Reopened if idle > lines => true,
+        State::SynSent | State::SynReceived | State::TargetClosedEarly | State::Refused
+            if idle > OPENING_GRACE * hz =>
+        {
+            true
+        }
+        _ => is_expired(flow, now, timeouts),
+    }
+}
+
+/// How often a free source port is looked for, and as often again one of a flow that gives way ([`gives_way`]), before
+/// `ports_exhausted` is the answer.
 pub const PORT_TRIES: u32 = 32;
 
+/// Distances between the ports that are tried: primes above 65,536, which divide no range of ports, so that each of them visits all
+/// ports of a range. One distance for all flows would let ports in use lie in rows, as in linear probing: at half of the ports in use
+/// one flow of a few hundred found none in 32 tries.
+const STEPS: [u32; 64] = {
+    let mut steps = [0; 64];
+    let (mut found, mut number) = (0, 65_537);
+    while found < steps.len() {
+        let mut divisor = 3;
+        while divisor * divisor <= number && number % divisor != 0 {
+            divisor += 2;
+        }
+        if divisor * divisor > number {
+            steps[found] = number;
+            found += 1;
+        }
+        // Not the very next one: distances that are almost the same make rows that are almost the same.
+        number += if divisor * divisor > number { 1_000 } else { 2 };
+    }
+    steps
+};
+
 /// The `attempt`-th source port (host order) to try in `low..=high`: starts at a place that depends on the flow and
-/// goes on in steps that visit the whole range. `attempt` is below [`PORT_TRIES`].
+/// goes on in steps that depend on it, too, and visit the whole range. `attempt` is below [`PORT_TRIES`].
 #[inline(always)]
 pub const fn port_candidate(hash: u32, attempt: u32, low: u32, high: u32) -> u16 {
     let range = high.wrapping_sub(low).wrapping_add(1) & 0x1_ffff;
     if range == 0 {
         return low as u16;
     }
-    // 7919 is prime and does not divide any range below 65536 but its own multiples: then the step is 1.
-    let step = if range.is_multiple_of(7919) { 1 } else { 7919 };
+    // The places of both of them come from other bits of the hash.
+    let step = STEPS[(hash >> 26) as usize] % range;
     // The hash is brought into the range first: its sum with the steps could pass 2^32, which no range but a power of
     // two divides, and the steps would then start anew at a place that was tried before.
     (low + (hash % range + attempt * step) % range) as u16

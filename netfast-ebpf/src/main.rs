@@ -62,6 +62,8 @@ mod new;
 #[cfg(target_arch = "bpf")]
 mod plain;
 #[cfg(target_arch = "bpf")]
+mod reclaim;
+#[cfg(target_arch = "bpf")]
 mod run;
 #[cfg(target_arch = "bpf")]
 mod scratch;

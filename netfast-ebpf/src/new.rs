@@ -14,6 +14,7 @@ use crate::{
     account::{self, Outcome},
     half_open, hops, log,
     maps::{FLOW_COUNTERS, FLOWS, FORWARDS, SOURCE_LIMIT},
+    reclaim,
     run::Run,
     scratch::Scratch,
     slow, target, translate,
@@ -110,19 +111,22 @@ pub fn within_quota(run: &Run, packet: &Packet) -> bool {
     quota::admits(unsafe { &mut *set }, tag, run.now, config.hz, config.flow_rate, config.flow_burst)
 }
 
-/// Finds a source port that nobody uses towards this target, and takes it: the slot of the reply's entry, 0 if there is none.
+/// Finds a source port that nobody uses towards this target, or one of a flow that gives way, and takes it: the slot of the reply's
+/// entry, 0 if there is none.
 #[inline(always)]
 fn take_port(run: &Run, scratch: &mut Scratch) -> u32 {
     let (low, high) = (run.config.nat_port_low, run.config.nat_port_high);
     let hash = hash::key(&scratch.original_key, run.config.seed ^ run.now);
     let mut attempt = 0;
-    while attempt < PORT_TRIES {
-        let port = flow::port_candidate(hash, attempt, low, high);
+    while attempt < 2 * PORT_TRIES {
+        let port = flow::port_candidate(hash, attempt % PORT_TRIES, low, high);
         scratch.flow.translated.source_port = port.to_be_bytes();
         scratch.reply_key.reverse_of(&scratch.flow.translated);
-        let slot = take(scratch);
-        if slot != 0 {
-            return slot;
+        if attempt < PORT_TRIES || reclaim::netfast_reclaim(run.now, run.line_jiffies()) != 0 {
+            let slot = take(scratch);
+            if slot != 0 {
+                return slot;
+            }
         }
         attempt += 1;
     }

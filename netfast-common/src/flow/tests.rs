@@ -346,6 +346,56 @@ fn candidates_of_the_largest_hashes_differ() {
     }
 }
 
+/// Ports in use do not lie in the way of those who look for a free one: with five of six in use hardly anybody finds none in
+/// [`PORT_TRIES`] tries, as if each try were drawn anew. Steps that are the same for all
+/// flows refuse about a hundred here.
+#[test]
+fn ports_are_found_while_there_are_some() {
+    const PORTS: u32 = 12_768;
+    let (mut used, mut refused, mut hash) = (HashSet::new(), 0, 1u32);
+    while used.len() < PORTS as usize * 5 / 6 {
+        // Steele and Vigna's multiplier: any sequence that is equally distributed will do.
+        hash = hash.wrapping_mul(0x915f_77f5).wrapping_add(1);
+        let hash = hash ^ hash >> 15;
+        let free = (0..PORT_TRIES)
+            .map(|i| port_candidate(hash, i, 20_000, 20_000 + PORTS - 1))
+            .find(|port| !used.contains(port));
+        match free {
+            Some(port) => drop(used.insert(port)),
+            None => refused += 1,
+        }
+    }
+    assert!(refused < 10, "{refused} of {} found no port", used.len() + refused);
+}
+
+#[test]
+fn who_gives_way() {
+    const HZ: u32 = 1;
+    const LINES: u32 = 17;
+    let after = |state: State, idle: u32| {
+        let flow = Flow { state: state as u8, last_seen: u32::MAX - 2, ..Flow::default() };
+        gives_way(&flow, flow.last_seen.wrapping_add(idle), LINES, HZ, &TIMEOUTS)
+    };
+    // Idle time up to which each keeps its port.
+    for (state, keeps) in [
+        (State::SynSent, 2),
+        (State::SynReceived, 2),
+        (State::TargetClosedEarly, 2),
+        (State::Refused, 2),
+        (State::Reopened, LINES),
+        (State::BothClosed, LINES),
+        (State::Reset, TIMEOUTS.tcp.reset),
+        (State::Established, TIMEOUTS.tcp.established),
+        (State::ClientClosed, TIMEOUTS.tcp.half_closed),
+        (State::TargetClosed, TIMEOUTS.tcp.half_closed),
+        (State::OneWay, TIMEOUTS.udp_one_way),
+        (State::TwoWay, TIMEOUTS.udp),
+    ] {
+        assert!(!after(state, 0) && !after(state, keeps), "{state:?}");
+        assert!(after(state, keeps + 1), "{state:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

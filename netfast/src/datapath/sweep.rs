@@ -99,10 +99,15 @@ enum Fate {
     ForwardGone,
 }
 
-fn judge(flow: &Flow, now: u32, timeouts: &Timeouts, forwards: &[u32]) -> Fate {
+/// `crowded`: where room is short, jiffies after which no cached line acts that was made before: connections that both ends have closed
+/// do not stay for longer.
+fn judge(flow: &Flow, now: u32, timeouts: &Timeouts, forwards: &[u32], crowded: Option<u32>) -> Fate {
+    let closed = flow.state == State::BothClosed as u8;
     if forwards.get(usize::from(flow.forward)) != Some(&flow.forward_uid) {
         Fate::ForwardGone
-    } else if is_expired(flow, now, timeouts) {
+    } else if is_expired(flow, now, timeouts)
+        || crowded.is_some_and(|lines| closed && elapsed(now, flow.last_seen) > lines)
+    {
         Fate::Expired
     } else {
         Fate::Lives
@@ -134,22 +139,26 @@ impl Datapath {
     }
 
     /// Deletes both entries of dead confirmed flows, the originals first, as [`Self::delete_flow`] does for one. Each
-    /// is looked at again just before, since the program may have replaced it; its reply entry is its own then, because
-    /// nothing is evicted from this table.
+    /// is looked at again just before, since the program may have replaced it, opened it again, or given its source port to another one.
     fn delete_flows(&self, flows: &[(FlowKey, Flow)]) -> io::Result<()> {
         let map = self.maps.flows.as_fd();
         for flows in flows.chunks(TOGETHER) {
-            let (mut originals, mut replies) = (Vec::with_capacity(TOGETHER), Vec::with_capacity(TOGETHER));
+            let mut originals = Vec::with_capacity(TOGETHER);
             for (key, flow) in flows {
-                let present = sys::lookup::<FlowKey, Flow>(map, key)?;
-                if present.is_some_and(|present| {
-                    (present.created, present.translated) == (flow.created, flow.translated)
-                }) {
-                    originals.push(*key);
-                    replies.push(reverse(&flow.translated));
+                let seen = |flow: &Flow| (flow.created, flow.last_seen, flow.translated);
+                if sys::lookup::<FlowKey, Flow>(map, key)?.is_some_and(|present| seen(&present) == seen(flow))
+                {
+                    originals.push((*key, reverse(&flow.translated)));
                 }
             }
-            sys::delete_batch(map, &originals)?;
+            sys::delete_batch(map, &originals.iter().map(|(key, _)| *key).collect::<Vec<_>>())?;
+            let mut replies = Vec::with_capacity(TOGETHER);
+            for (key, reply) in &originals {
+                let present = sys::lookup::<FlowKey, Flow>(map, reply)?;
+                if present.is_some_and(|present| reverse(&present.translated) == *key) {
+                    replies.push(*reply);
+                }
+            }
             sys::delete_batch(map, &replies)?;
         }
         Ok(())
@@ -180,7 +189,8 @@ impl Datapath {
     }
 
     /// Takes dead flows out of both tables and fits the flow cache to the living. Blocks: at a million flows for about
-    /// a second. `round` counts sweeps.
+    /// a second. `round` counts sweeps. Where more than half of the table of confirmed flows was in use at the last sweep,
+    /// connections that both ends have closed count as dead as soon as no cached line of them can act.
     ///
     /// # Errors
     ///
@@ -191,6 +201,7 @@ impl Datapath {
         let recently =
             u32::try_from(settings::line_seconds(&config) * 2).unwrap_or(60).saturating_mul(config.hz);
         let lines = line_end(config.line_lifetime);
+        let crowded = (lock(&self.tally).confirmed > self.capacity().0 / 2).then_some(lines);
         let forwards = self.live_forwards();
         let mut tally = Tally { generation: self.generation(), ..Tally::default() };
         // By index while counting: a hash map's look-up for each flow would take as long as the kernel's part.
@@ -218,7 +229,7 @@ impl Datapath {
                         }
                         continue;
                     }
-                    match judge(flow, now, &config.timeouts, &forwards) {
+                    match judge(flow, now, &config.timeouts, &forwards, crowded) {
                         Fate::Lives => {
                             by_forward[usize::from(flow.forward)] += 1;
                             by_target[usize::from(flow.target)] += 1;
@@ -337,6 +348,8 @@ fn spread(key: &FlowKey) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use netfast_common::abi::TcpTimeouts;
+
     use super::*;
 
     #[test]
@@ -351,17 +364,32 @@ mod tests {
         };
         let forwards = [0, 0, 77];
         let at = |after: u32| flow.last_seen.wrapping_add(after);
-        assert_eq!(Fate::Lives, judge(&flow, at(300), &timeouts, &forwards));
-        assert_eq!(Fate::Expired, judge(&flow, at(301), &timeouts, &forwards));
-        assert_eq!(
-            Fate::Lives,
-            judge(&flow, at(0).wrapping_sub(5), &timeouts, &forwards),
-            "another CPU's clock"
-        );
-        assert_eq!(Fate::ForwardGone, judge(&flow, at(1), &timeouts, &[0, 0, 78]), "the index is another's");
-        assert_eq!(Fate::ForwardGone, judge(&flow, at(1), &timeouts, &[0]));
-        let one_way = Flow { state: State::OneWay as u8, ..flow };
-        assert_eq!(Fate::Expired, judge(&one_way, at(31), &timeouts, &forwards));
+        for crowded in [None, Some(16)] {
+            let fate = |flow: &Flow, now, forwards: &[u32]| judge(flow, now, &timeouts, forwards, crowded);
+            assert_eq!(Fate::Lives, fate(&flow, at(300), &forwards));
+            assert_eq!(Fate::Expired, fate(&flow, at(301), &forwards));
+            assert_eq!(Fate::Lives, fate(&flow, at(0).wrapping_sub(5), &forwards), "another CPU's clock");
+            assert_eq!(Fate::ForwardGone, fate(&flow, at(1), &[0, 0, 78]), "the index is another's");
+            assert_eq!(Fate::ForwardGone, fate(&flow, at(1), &[0]));
+            let one_way = Flow { state: State::OneWay as u8, ..flow };
+            assert_eq!(Fate::Expired, fate(&one_way, at(31), &forwards));
+        }
+    }
+
+    #[test]
+    fn closed_connections_stay_while_there_is_room() {
+        let timeouts = Timeouts {
+            tcp: TcpTimeouts { closing: 240, reset: 240, ..TcpTimeouts::default() },
+            ..Timeouts::default()
+        };
+        let fate = |state: State, idle: u32, crowded| {
+            let flow = Flow { state: state as u8, last_seen: 7, ..Flow::default() };
+            judge(&flow, 7 + idle, &timeouts, &[0], crowded)
+        };
+        assert_eq!(Fate::Lives, fate(State::BothClosed, 240, None));
+        assert_eq!(Fate::Lives, fate(State::BothClosed, 17, Some(17)), "a cached line may act");
+        assert_eq!(Fate::Expired, fate(State::BothClosed, 18, Some(17)));
+        assert_eq!(Fate::Lives, fate(State::Reset, 240, Some(17)), "the RST may be forged");
     }
 
     #[test]

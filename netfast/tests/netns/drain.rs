@@ -14,11 +14,8 @@ use crate::{
         PATIENCE,
         netns::{Namespace, Process, wait_for},
     },
-    world::{CONFIG, SERVICE, TARGETS, World},
+    world::{SERVICE, TARGETS, World},
 };
-
-/// Connections that are over free their source port soon: load generators make thousands of them.
-const SHORT: &str = "[timeouts]\ntcp_closing = \"8s\"\ntcp_reset = \"8s\"\n[nat]\nports = \"20000-60000\"\n";
 
 fn ports() -> [String; 2] {
     TARGETS.map(|target| format!("{target}:8080"))
@@ -80,7 +77,7 @@ fn is_reset(curl: &Process) -> bool {
 #[test]
 fn no_request_fails_while_a_target_drains_or_is_removed() -> Result<()> {
     need!("nginx", "curl", "wrk");
-    let mut world = World::configured("drains", &format!("{CONFIG}{SHORT}"))?.web()?;
+    let mut world = World::busy("drains", "")?;
     let [a, b] = ports();
     world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {a} --to {b}"))?;
     let busy = |world: &World, target: &str, more: u64| {
@@ -123,7 +120,7 @@ fn no_request_fails_while_a_target_drains_or_is_removed() -> Result<()> {
 #[test]
 fn a_long_transfer_keeps_the_target_waiting() -> Result<()> {
     need!("nginx", "curl");
-    let world = World::configured("waits", &format!("{CONFIG}{SHORT}"))?.web()?;
+    let world = World::busy("waits", "")?;
     world.bulk()?;
     let [a, b] = ports();
     world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {b}"))?;
@@ -148,8 +145,7 @@ fn a_long_transfer_keeps_the_target_waiting() -> Result<()> {
 #[test]
 fn flows_of_a_removed_target_end_in_the_stated_time() -> Result<()> {
     need!("nginx", "curl");
-    let world =
-        World::configured("ends", &format!("{CONFIG}{SHORT}[flows]\ndrain_timeout = \"3s\"\n"))?.web()?;
+    let world = World::busy("ends", "[flows]\ndrain_timeout = \"3s\"\n")?;
     let [a, b] = ports();
     world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {b}"))?;
     // One that sends: a client that only reads would first read what its kernel has taken in.
@@ -169,7 +165,7 @@ fn flows_of_a_removed_target_end_in_the_stated_time() -> Result<()> {
 #[test]
 fn clients_of_a_dead_target_are_told_by_choice() -> Result<()> {
     need!("nginx", "curl");
-    let world = World::configured("told", &format!("{CONFIG}{SHORT}"))?.web()?;
+    let world = World::busy("told", "")?;
     world.bulk()?;
     let [a, b] = ports();
     let check = "--health http:/,interval=200ms,timeout=150ms,rise=2,fall=2";

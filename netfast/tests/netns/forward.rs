@@ -1,12 +1,12 @@
 //! Forwarding TCP: nginx and curl.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 
 use crate::{
     peers::{self, need},
-    world::{CLIENT, CLIENT6, SERVICE, SERVICE6, TARGETS, TARGETS6, World},
+    world::{CLIENT, CLIENT6, CONFIG, SERVICE, SERVICE6, TARGETS, TARGETS6, World},
 };
 
 /// How often each target answered; the answers are `target clientaddress port`.
@@ -73,6 +73,23 @@ fn bulk_transfers_arrive_whole() -> Result<()> {
         assert_eq!(hash, peers::hash(&world.bed.dir().join(target).join("put/up"))?, "uploaded by {service}");
         std::fs::remove_file(world.bed.dir().join(target).join("put/up"))?;
     }
+    world.sound()
+}
+
+#[test]
+fn source_ports_of_closed_connections_serve_others() -> Result<()> {
+    need!("nginx", "curl");
+    // Cached lines act for half of 8 s; a closed connection keeps its port for 4 min where others are free.
+    let config = format!("{CONFIG}[nat]\nports = \"20000-20031\"\n[timeouts]\ntcp_reset = \"8s\"\n");
+    let world = World::configured("reuse", &config)?.web()?;
+    world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {}:8080", TARGETS[0]))?;
+    for _ in 0..3 {
+        world.requests(32, &format!("http://{SERVICE}/"))?;
+        assert_eq!(0, world.reason("ports_exhausted")?);
+        thread::sleep(Duration::from_secs(5));
+    }
+    assert!(world.flows("")?.len() <= 32);
+    assert_eq!(96, world.agent.stats()?.forwards[0].flows_total);
     world.sound()
 }
 

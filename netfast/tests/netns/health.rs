@@ -176,7 +176,7 @@ fn load(client: &Namespace, seconds: u32) -> Result<(u64, u64)> {
 #[test]
 fn after_detection_no_request_fails() -> Result<()> {
     need!("nginx", "curl", "wrk");
-    let mut world = World::new("dies")?.web()?;
+    let mut world = World::busy("dies", "")?;
     let [a, b] = TARGETS.map(|target| format!("{target}:8080"));
     let check = format!("http:/,{OFTEN}");
     let line = format!("forward add web tcp {SERVICE}:80 --to {a} --to {b} --health {check} --on-down end");
@@ -348,7 +348,7 @@ fn sleeper(namespace: &Namespace, port: u16) -> Result<Process> {
 #[test]
 fn a_target_that_is_slow_costs_no_request() -> Result<()> {
     need!("nginx", "curl", "wrk", "python3");
-    let mut world = World::new("slow")?.web()?;
+    let mut world = World::busy("slow", "")?;
     let sleeper = sleeper(&world.targets[0], 7000)?;
     world.servers.push(sleeper);
     let [a, b] = TARGETS.map(|target| format!("{target}:8080"));

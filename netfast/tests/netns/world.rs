@@ -57,6 +57,12 @@ pub struct World {
 pub const CONFIG: &str = "[[interface]]\nname = \"wan0\"\n[[interface]]\nname = \"lan1\"\n[[interface]]\n\
                           name = \"lan2\"\n[tables]\nflows = 65536\nhalf_open = 8192\n";
 
+/// One for load generators, which make thousands of connections a second: room, and times after which what is over gives it back.
+/// The source ports are apart from the host's own, which [`World::busy`] sees to: health checks come from those.
+pub const BUSY: &str = "[[interface]]\nname = \"wan0\"\n[[interface]]\nname = \"lan1\"\n[[interface]]\n\
+                        name = \"lan2\"\n[tables]\nflows = 262144\nhalf_open = 8192\n[nat]\nports = \"1024-59999\"\n\
+                        [timeouts]\ntcp_closing = \"8s\"\ntcp_reset = \"8s\"\n[limits]\nnew_flows_per_source = 0\n";
+
 impl World {
     /// One beside others.
     pub fn new(tag: &str) -> Result<Self> {
@@ -74,6 +80,13 @@ impl World {
     pub fn configured(tag: &str, config: &str) -> Result<Self> {
         let hold = MACHINE.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         Self::with(tag, config, Hold::Shared(hold))
+    }
+
+    /// One for load generators, with [`BUSY`] and `more` as agent.toml, and nginx on both targets.
+    pub fn busy(tag: &str, more: &str) -> Result<Self> {
+        let world = Self::configured(tag, &format!("{BUSY}{more}"))?;
+        world.host.sysctl("net.ipv4.ip_local_port_range", "60000 65535")?;
+        world.web()
     }
 
     fn with(tag: &str, config: &str, hold: Hold) -> Result<Self> {

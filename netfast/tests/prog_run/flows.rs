@@ -13,14 +13,15 @@ use netfast_common::{
 use crate::{
     bed::{Bed, TARGET_SIDE, scenarios},
     forward::forward,
-    frames::{tcp, udp},
+    frames::{Frame, tcp, udp},
 };
 
 scenarios! {
     cached_flows_need_no_table, cached_ipv6_flows_need_no_table, a_half_open_flow_is_not_cached, a_new_generation_voids_lines,
     states_of_a_connection, a_syn_reopens_a_closed_connection, a_filter_is_asked_again_after_a_change,
     translations_survive_changes, a_removed_forward_ends_its_flows, a_forward_of_another_kind_is_another_forward,
-    source_ports_run_out, two_flows_cannot_be_one, idle_flows_die, half_a_flow_is_none,
+    source_ports_run_out, ports_of_closed_connections_are_used_again, openings_give_their_ports_away,
+    ports_that_are_kept, two_flows_cannot_be_one, idle_flows_die, half_a_flow_is_none,
 }
 
 const WEB: (&str, &str) = ("192.0.2.10:443", "10.0.0.11:8443");
@@ -239,6 +240,71 @@ fn source_ports_run_out(bed: &mut Bed) {
     bed.expect("a fourth", &query(4, 53), Drop, PortsExhausted);
     bed.nat("the others go on", &query(2, 53), "10.0.0.53:53");
     bed.nat("towards another port of the target the same ones are free", &query(4, 54), "10.0.0.53:54");
+}
+
+/// A TCP forward with two source ports, and both of them in use: the connections' data packets, as they come in and as they leave.
+fn two_connections(bed: &mut Bed) -> [(Frame, Frame); 2] {
+    bed.rules(&web());
+    bed.sandbox.configure(|settings| settings.nat_ports = 20_000..=20_001);
+    ["198.51.100.1:5101", "198.51.100.1:5102"].map(|client| bed.connect(client, WEB.0, WEB.1))
+}
+
+/// Ends a connection from both sides.
+fn close(bed: &mut Bed, (data, sent): &(Frame, Frame)) {
+    bed.nat("client's FIN", &data.flags(FIN | ACK), WEB.1);
+    bed.replied("target's FIN", data, &sent.answer().flags(FIN | ACK));
+    bed.nat("last ACK", &data.flags(ACK), WEB.1);
+}
+
+fn ports_of_closed_connections_are_used_again(bed: &mut Bed) {
+    let [open, closed] = two_connections(bed);
+    close(bed, &closed);
+    let third = tcp("198.51.100.2:5103", WEB.0, SYN);
+    bed.expect("lines of the closed connection may act", &third, Drop, PortsExhausted);
+    bed.sandbox.pass(Duration::from_secs(20)).unwrap();
+    let sent = bed.nat("now it gives way", &third, WEB.1);
+    assert_eq!(closed.1.source, sent.source);
+    bed.replied("the answer is the new client's", &third, &sent.answer().flags(SYN | ACK));
+    bed.expect("the old client has no flow", &closed.0.flags(ACK), Pass, TcpNoFlow);
+    bed.nat("data of the new one", &third.flags(ACK), WEB.1);
+    assert_eq!(open.1.source, bed.nat("the open one is as it was", &open.0, WEB.1).source);
+    bed.sandbox.pass(Duration::from_secs(20)).unwrap();
+    bed.expect("open ones give way to nobody", &tcp("198.51.100.2:5104", WEB.0, SYN), Drop, PortsExhausted);
+    assert_eq!(2, flows(bed).len());
+}
+
+fn openings_give_their_ports_away(bed: &mut Bed) {
+    bed.rules(&web());
+    bed.sandbox.configure(|settings| settings.nat_ports = 20_000..=20_001);
+    let syn = |port: u16| tcp(&format!("198.51.100.1:{port}"), WEB.0, SYN);
+    bed.nat("a forged SYN", &syn(5201), WEB.1);
+    let answered = bed.nat("another", &syn(5202), WEB.1);
+    bed.replied("which the target answers", &syn(5202), &answered.answer().flags(SYN | ACK));
+    bed.expect("they may go on yet", &syn(5203), Drop, PortsExhausted);
+    bed.sandbox.pass(Duration::from_secs(3)).unwrap();
+    for port in [5203, 5204] {
+        bed.nat("nobody has gone on with them", &syn(port), WEB.1);
+    }
+    bed.expect("these may go on", &syn(5205), Drop, PortsExhausted);
+    bed.sandbox.pass(Duration::from_secs(1)).unwrap();
+    bed.nat("a SYN that is sent again", &syn(5203), WEB.1);
+    bed.sandbox.pass(Duration::from_secs(2)).unwrap();
+    let first = bed.nat("a port", &syn(5205), WEB.1).source;
+    let state: Vec<_> = flows(bed).into_iter().map(|(_, flow)| flow.translated.source_port).collect();
+    assert_eq!(2, state.len());
+    bed.nat("which is not that of the one that was sent again", &syn(5203), WEB.1);
+    assert_eq!(2, flows(bed).len(), "{first}");
+}
+
+fn ports_that_are_kept(bed: &mut Bed) {
+    let [reset, half_closed] = two_connections(bed);
+    bed.nat("RST, which may be forged", &reset.0.flags(RST), WEB.1);
+    bed.nat("one side's FIN", &half_closed.0.flags(FIN | ACK), WEB.1);
+    bed.sandbox.pass(Duration::from_secs(60)).unwrap();
+    let third = tcp("198.51.100.2:5103", WEB.0, SYN);
+    bed.expect("nobody gives way", &third, Drop, PortsExhausted);
+    bed.sandbox.pass(Duration::from_secs(181)).unwrap();
+    assert_eq!(reset.1.source, bed.nat("a dead one does", &third, WEB.1).source);
 }
 
 fn two_flows_cannot_be_one(bed: &mut Bed) {
