@@ -201,7 +201,7 @@ impl Datapath {
         let recently =
             u32::try_from(settings::line_seconds(&config) * 2).unwrap_or(60).saturating_mul(config.hz);
         let lines = line_end(config.line_lifetime);
-        let crowded = (lock(&self.tally).confirmed > self.capacity().0 / 2).then_some(lines);
+        let fills_up = lock(&self.tally).confirmed > self.capacity().0 / 2;
         let forwards = self.live_forwards();
         let mut tally = Tally { generation: self.generation(), ..Tally::default() };
         // By index while counting: a hash map's look-up for each flow would take as long as the kernel's part.
@@ -211,6 +211,7 @@ impl Datapath {
         let mut report = SweepReport::default();
         let mut suspects = Vec::new();
         for table in Table::ALL {
+            let crowded = (fills_up && matches!(table, Table::Confirmed)).then_some(lines);
             let failed = |error| DatapathError::Kernel { call: "sweep of the flow tables", error };
             let mut batches = self.walk(table, BATCH);
             let mut dead = Vec::new();

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     peers::{self, need},
+    support::{PATIENCE, netns::wait_for},
     world::{CLIENT, CLIENT6, CONFIG, SERVICE, SERVICE6, TARGETS, TARGETS6, World},
 };
 
@@ -90,6 +91,26 @@ fn source_ports_of_closed_connections_serve_others() -> Result<()> {
     }
     assert!(world.flows("")?.len() <= 32);
     assert_eq!(96, world.agent.stats()?.forwards[0].flows_total);
+    world.sound()
+}
+
+#[test]
+fn closed_connections_leave_a_table_that_fills_up() -> Result<()> {
+    need!("nginx", "curl");
+    let config = format!("{CONFIG}[timeouts]\ntcp_reset = \"8s\"\n").replace("flows = 65536", "flows = 1024");
+    let world = World::configured("fills", &config)?.web()?;
+    world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {}:8080", TARGETS[0]))?;
+    let confirmed = || -> Result<u64> { Ok(world.agent.stats()?.flows.confirmed) };
+    let url = format!("http://{SERVICE}/");
+    // Few stay for their 4 min.
+    world.requests(100, &url)?;
+    thread::sleep(Duration::from_secs(12));
+    assert_eq!(100, confirmed()?);
+    for _ in 0..3 {
+        world.requests(500, &url)?;
+        wait_for("a sweep that makes room", PATIENCE, || Ok((confirmed()? < 200).then_some(())))?;
+    }
+    assert_eq!(0, world.reason("flow_table_full")?);
     world.sound()
 }
 
