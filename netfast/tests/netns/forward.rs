@@ -100,15 +100,16 @@ fn closed_connections_leave_a_table_that_fills_up() -> Result<()> {
     let config = format!("{CONFIG}[timeouts]\ntcp_reset = \"8s\"\n").replace("flows = 65536", "flows = 1024");
     let world = World::configured("fills", &config)?.web()?;
     world.netfast(&format!("forward add web tcp {SERVICE}:80 --to {}:8080", TARGETS[0]))?;
-    let confirmed = || -> Result<u64> { Ok(world.agent.stats()?.flows.confirmed) };
+    let present = || -> Result<usize> { Ok(world.flows("")?.len()) };
     let url = format!("http://{SERVICE}/");
-    // Few stay for their 4 min.
+    // Few stay for their 4 min: longer than it takes for lines to end, and a sweep or two.
     world.requests(100, &url)?;
     thread::sleep(Duration::from_secs(12));
-    assert_eq!(100, confirmed()?);
-    for _ in 0..3 {
+    assert_eq!(100, present()?);
+    // Many make room for each other: in all more than the table holds, and never that many at once.
+    for _ in 0..2 {
         world.requests(500, &url)?;
-        wait_for("a sweep that makes room", PATIENCE, || Ok((confirmed()? < 200).then_some(())))?;
+        wait_for("a sweep that makes room", PATIENCE, || Ok((present()? <= 512).then_some(())))?;
     }
     assert_eq!(0, world.reason("flow_table_full")?);
     world.sound()
